@@ -1,0 +1,21 @@
+"""The model families that ftjax knows, by the `model_type` of their config.json."""
+
+from ftjax.models import bert
+from ftjax.models.family import Family
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (bert.FAMILY,)}
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a `model_type`.
+
+    Raises:
+        ValueError: lists the known families and says how one is added.
+    """
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"model_type {model_type!r} is not among the families ftjax has: "
+            f"{', '.join(sorted(FAMILIES))}. To add one, write ftjax/models/<family>.py with a "
+            "FAMILY and list it in ftjax/models/__init__.py (README, 'Add a model family')."
+        )
+    return FAMILIES[model_type]

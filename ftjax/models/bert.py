@@ -1,0 +1,224 @@
+"""BERT (Devlin et al. 2019, https://arxiv.org/abs/1810.04805), post-norm encoder.
+
+Reference implementation: transformers' `BertModel`.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ftjax.models.attention import attention, make_attention_mask
+from ftjax.models.dropout import dropout, split_key
+from ftjax.models.family import Family
+from ftjax.models.layers import (
+    ACTIVATIONS,
+    Compute,
+    Output,
+    apply_blocks,
+    embedding,
+    layer_norm,
+    linear,
+    require,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """The fields of config.json that BERT's computation uses, with transformers' defaults."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    position_embedding_type: str = "absolute"
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self):
+        require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
+        require("position_embedding_type", self.position_embedding_type, ("absolute",))
+
+
+class BertEmbeddings(nnx.Module):
+    """Word, position and token-type embeddings, added, normalised, dropped out."""
+
+    def __init__(self, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
+        size = config.hidden_size
+        self.word_embeddings = embedding(config.vocab_size, size, compute, rngs=rngs)
+        self.position_embeddings = embedding(
+            config.max_position_embeddings, size, compute, rngs=rngs
+        )
+        self.token_type_embeddings = embedding(config.type_vocab_size, size, compute, rngs=rngs)
+        self.LayerNorm = layer_norm(size, config.layer_norm_eps, compute, rngs=rngs)
+        self.dropout_rate = config.hidden_dropout_prob
+
+    def __call__(self, input_ids, token_type_ids, position_ids, key):
+        """All ids int [batch, length] (positions [1, length] too); [batch, length, hidden]."""
+        hidden = (
+            self.word_embeddings(input_ids)
+            + self.token_type_embeddings(token_type_ids)
+            + self.position_embeddings(position_ids)
+        )
+        return dropout(self.LayerNorm(hidden), self.dropout_rate, key)
+
+
+class BertSelfAttention(nnx.Module):
+    """Query, key and value projections and the attention between them."""
+
+    def __init__(self, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
+        size = config.hidden_size
+        self.query = linear(size, size, compute, rngs=rngs)
+        self.key = linear(size, size, compute, rngs=rngs)
+        self.value = linear(size, size, compute, rngs=rngs)
+        self.heads = config.num_attention_heads
+        self.dropout_rate = config.attention_probs_dropout_prob
+
+    def __call__(self, hidden, mask, key):
+        """[batch, length, hidden] -> [batch, length, hidden]."""
+        batch, length, size = hidden.shape
+        split = (batch, length, self.heads, size // self.heads)
+        mixed = attention(
+            self.query(hidden).reshape(split),
+            self.key(hidden).reshape(split),
+            self.value(hidden).reshape(split),
+            mask=mask,
+            dropout_rate=self.dropout_rate,
+            dropout_key=key,
+        )
+        return mixed.reshape(batch, length, size)
+
+
+class BertResidualOutput(nnx.Module):
+    """Dense, dropout, and the norm of the sum with the residual."""
+
+    def __init__(self, inputs: int, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
+        self.dense = linear(inputs, config.hidden_size, compute, rngs=rngs)
+        self.LayerNorm = layer_norm(config.hidden_size, config.layer_norm_eps, compute, rngs=rngs)
+        self.dropout_rate = config.hidden_dropout_prob
+
+    def __call__(self, hidden, residual, key):
+        """[batch, length, inputs], [batch, length, hidden] -> [batch, length, hidden]."""
+        return self.LayerNorm(dropout(self.dense(hidden), self.dropout_rate, key) + residual)
+
+
+class BertAttention(nnx.Module):
+    """Self-attention with its residual output; attribute names are the checkpoint's."""
+
+    def __init__(self, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
+        self.self = BertSelfAttention(config, compute, rngs=rngs)
+        self.output = BertResidualOutput(config.hidden_size, config, compute, rngs=rngs)
+
+
+class BertIntermediate(nnx.Module):
+    """The widening half of the feed-forward layer."""
+
+    def __init__(self, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
+        self.dense = linear(config.hidden_size, config.intermediate_size, compute, rngs=rngs)
+
+
+class BertLayer(nnx.Module):
+    """One post-norm encoder block."""
+
+    def __init__(self, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
+        self.attention = BertAttention(config, compute, rngs=rngs)
+        self.intermediate = BertIntermediate(config, compute, rngs=rngs)
+        self.output = BertResidualOutput(config.intermediate_size, config, compute, rngs=rngs)
+        self.activation = config.hidden_act
+
+    def __call__(self, hidden, mask, key):
+        """[batch, length, hidden] -> [batch, length, hidden]."""
+        keys = split_key(key, 3)
+        mixed = self.attention.self(hidden, mask, keys[0])
+        hidden = self.attention.output(mixed, hidden, keys[1])
+        wide = ACTIVATIONS[self.activation](self.intermediate.dense(hidden))
+        return self.output(wide, hidden, keys[2])
+
+
+class BertEncoder(nnx.Module):
+    """The stack of blocks."""
+
+    def __init__(self, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
+        self.layer = nnx.List(
+            [BertLayer(config, compute, rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+
+
+class BertPooler(nnx.Module):
+    """tanh(dense(first token))."""
+
+    def __init__(self, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
+        self.dense = linear(config.hidden_size, config.hidden_size, compute, rngs=rngs)
+
+
+class BertModel(nnx.Module):
+    """Embeddings, blocks and, if the checkpoint has one, the pooler."""
+
+    def __init__(
+        self,
+        config: BertConfig,
+        compute: Compute = Compute(),  # noqa: B008 (frozen)
+        *,
+        rngs: nnx.Rngs,
+        pooler: bool = False,
+    ):
+        self.embeddings = BertEmbeddings(config, compute, rngs=rngs)
+        self.encoder = BertEncoder(config, compute, rngs=rngs)
+        self.pooler = BertPooler(config, compute, rngs=rngs) if pooler else None
+        self.config = config
+        self.compute = compute
+
+    def __call__(
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array | None = None,
+        *,
+        token_type_ids: jax.Array | None = None,
+        position_ids: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> Output:
+        """Encodes a batch of token rows.
+
+        Args:
+            input_ids: int [batch, length].
+            attention_mask: [batch, length], nonzero where a token is real.
+            token_type_ids: int [batch, length], 0 by default.
+            position_ids: int [batch, length], 0, 1, 2, ... by default.
+            segment_ids: int [batch, length] for packed rows: tokens see their own segment only.
+            key: random key for dropout; None for evaluation.
+        """
+        embed_key, blocks_key = split_key(key, 2)
+        if token_type_ids is None:
+            token_type_ids = jnp.zeros_like(input_ids)
+        if position_ids is None:
+            position_ids = jnp.arange(input_ids.shape[1])[None]
+        mask = make_attention_mask(attention_mask, segment_ids=segment_ids)
+        hidden = self.embeddings(input_ids, token_type_ids, position_ids, embed_key)
+        hidden, states = apply_blocks(
+            self.encoder.layer,
+            hidden,
+            lambda block, hidden, key: block(hidden, mask, key),
+            key=blocks_key,
+            compute=self.compute,
+        )
+        pooled = jnp.tanh(self.pooler.dense(hidden[:, 0])) if self.pooler is not None else None
+        return Output(hidden, states, pooled)
+
+
+FAMILY = Family(
+    model_type="bert",
+    config=BertConfig,
+    networks={"backbone": BertModel, "pooled": functools.partial(BertModel, pooler=True)},
+    prefix="bert.",
+    heads=(r"pooler\..*", r"cls\..*", r"classifier\..*", r"qa_outputs\..*"),
+    buffers=(r"embeddings\.position_ids",),
+)

@@ -1,0 +1,187 @@
+"""What two or more families share: how a network is computed, activations, the stack of blocks."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ftjax.models.dropout import split_key
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a network is computed; none of it changes what is computed beyond rounding.
+
+    Attributes:
+        dtype: of activations and matrix products.
+        param_dtype: of the stored parameters.
+        remat: what the backward pass recomputes instead of keeping: "none", every "block" (keeps
+            block inputs only), or "dots" (keeps the results of matrix products only).
+        scan_layers: compile one block and scan it over the stacked parameters of equal blocks: the
+            compile time of a deep network falls to that of one block, for a copy of the blocks'
+            parameters at each call.
+    """
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    remat: Literal["none", "block", "dots"] = "none"
+    scan_layers: bool = False
+
+
+class Output(NamedTuple):
+    """What a backbone returns. Under jit, what is not used costs nothing.
+
+    Attributes:
+        last_hidden_state: [batch, length, hidden], after the final norm if the family has one.
+        hidden_states: one [batch, length, hidden] per block plus the embeddings, in the order and
+            with the contents of transformers' `output_hidden_states`.
+        pooled: [batch, hidden] where the network has a pooler, else None.
+        logits: [batch, length, vocabulary] or [batch, classes] where the network has a head.
+        cache: updated key/value cache when one was passed, else None.
+    """
+
+    last_hidden_state: jax.Array
+    hidden_states: tuple[jax.Array, ...] = ()
+    pooled: jax.Array | None = None
+    logits: jax.Array | None = None
+    cache: Any = None
+
+
+# Names as config.json has them. "gelu" is the exact one; the others say how they approximate it.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_fast": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def require(field: str, value: Any, allowed: Sequence) -> None:
+    """Refuses a config value that is not implemented.
+
+    Raises:
+        ValueError: names the field, the value and what is allowed.
+    """
+    if value not in allowed:
+        choices = ", ".join(repr(item) for item in allowed)
+        raise ValueError(f"config.json: {field} = {value!r} is not implemented; known: {choices}.")
+
+
+def linear(inputs: int, outputs: int, compute: Compute, *, rngs: nnx.Rngs, bias: bool = True):
+    """A dense layer: kernel [inputs, outputs], normal(0, 0.02) as BERT and GPT-2 initialise."""
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=bias,
+        dtype=compute.dtype,
+        param_dtype=compute.param_dtype,
+        kernel_init=nnx.initializers.normal(0.02),
+        rngs=rngs,
+    )
+
+
+def embedding(rows: int, features: int, compute: Compute, *, rngs: nnx.Rngs):
+    """A table [rows, features], normal(0, 0.02)."""
+    return nnx.Embed(
+        rows,
+        features,
+        dtype=compute.dtype,
+        param_dtype=compute.param_dtype,
+        embedding_init=nnx.initializers.normal(0.02),
+        rngs=rngs,
+    )
+
+
+def layer_norm(
+    features: int, epsilon: float, compute: Compute, *, rngs: nnx.Rngs, bias: bool = True
+):
+    """LayerNorm (Ba et al. 2016); mean and variance in float32, in two passes as torch has them."""
+    return nnx.LayerNorm(
+        features,
+        epsilon=epsilon,
+        use_bias=bias,
+        dtype=compute.dtype,
+        param_dtype=compute.param_dtype,
+        use_fast_variance=False,
+        rngs=rngs,
+    )
+
+
+def apply_blocks(
+    blocks: Sequence[nnx.Module],
+    hidden: jax.Array,
+    call: Callable[[nnx.Module, jax.Array, jax.Array | None], jax.Array],
+    *,
+    key: jax.Array | None,
+    compute: Compute,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Runs `hidden = call(block, hidden, key)` over all blocks.
+
+    Args:
+        blocks: the blocks in order; with `compute.scan_layers` neighbours of equal structure are
+            scanned together.
+        hidden: [batch, length, hidden].
+        call: applies one block; may close over masks and positions.
+        key: random key for dropout, split over the blocks; None for evaluation.
+        compute: says what is rematerialised and whether blocks are scanned.
+
+    Returns:
+        The last hidden state, and the hidden state before each block and after the last.
+    """
+    keys = split_key(key, len(blocks))
+    states = [hidden]
+    for group in _groups(blocks) if compute.scan_layers else [[i] for i in range(len(blocks))]:
+        graphdef, _ = nnx.split(blocks[group[0]])
+
+        def body(state, hidden, key, graphdef=graphdef):
+            return call(nnx.merge(graphdef, state), hidden, key)
+
+        body = _rematerialised(body, compute.remat)
+        parameters = [nnx.split(blocks[i])[1] for i in group]
+        if len(group) == 1:
+            hidden = body(parameters[0], hidden, keys[group[0]])
+            states.append(hidden)
+            continue
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parameters)
+        group_keys = None if key is None else jnp.stack([keys[i] for i in group])
+
+        def step(hidden, inputs, body=body):
+            hidden = body(inputs[0], hidden, inputs[1])
+            return hidden, hidden
+
+        hidden, outputs = jax.lax.scan(step, hidden, (stacked, group_keys))
+        states.extend(outputs)
+    return hidden, tuple(states)
+
+
+def _rematerialised(body: Callable, remat: str) -> Callable:
+    if remat == "none":
+        return body
+    policies = {
+        "block": jax.checkpoint_policies.nothing_saveable,
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    }
+    return jax.checkpoint(body, policy=policies[remat])
+
+
+def _groups(blocks: Sequence[nnx.Module]) -> list[list[int]]:
+    """Runs of neighbouring blocks of one structure and one set of shapes."""
+    groups: list[list[int]] = []
+    previous = None
+    for index, block in enumerate(blocks):
+        graphdef, state = nnx.split(block)
+        structure = (graphdef, jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state))
+        if structure == previous:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+        previous = structure
+    return groups

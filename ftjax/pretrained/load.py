@@ -1,0 +1,215 @@
+"""From a checkpoint folder to a module: built abstractly, then filled tensor by tensor."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+
+from ftjax.models import family_of
+from ftjax.models.family import Family
+from ftjax.models.layers import Compute
+
+Placement = Callable[[str, np.ndarray], jax.Array]
+
+
+class Checkpoint:
+    """The tensors of a folder's safetensors file or files, read one at a time.
+
+    Attributes:
+        folder: where config.json stands.
+        fields: the content of config.json.
+        files: tensor name -> file that holds it.
+    """
+
+    def __init__(self, folder: str | Path):
+        """Opens a checkpoint folder without reading tensors.
+
+        Raises:
+            FileNotFoundError: no config.json, no weights, or a missing shard.
+            ValueError: only pickled weights, or a damaged file.
+        """
+        self.folder = Path(folder)
+        self.fields = _read_config(self.folder)
+        self._handles = {path: _open(path) for path in _weight_files(self.folder)}
+        self.files: dict[str, Path] = {}
+        for path, handle in self._handles.items():
+            for name in handle.keys():  # noqa: SIM118 (safe_open is no mapping)
+                if name in self.files:
+                    raise ValueError(f"{self.folder}: {name} is in {self.files[name]} and {path}.")
+                self.files[name] = path
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, read from the header alone."""
+        return tuple(self._handles[self.files[name]].get_slice(name).get_shape())
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor; bfloat16 comes as ml_dtypes.bfloat16."""
+        return self._handles[self.files[name]].get_tensor(name)
+
+
+def load_model(
+    folder: str | Path,
+    network: str = "backbone",
+    compute: Compute = Compute(),  # noqa: B008 (frozen)
+    *,
+    accept_fields: tuple[str, ...] = (),
+    place: Placement | None = None,
+) -> nnx.Module:
+    """A published network, filled with its published weights.
+
+    Args:
+        folder: config.json and safetensors (one file, or shards with an index).
+        network: which of the family's networks ("backbone", "masked_lm", "causal_lm", ...).
+        compute: dtypes, rematerialisation; parameters are cast to `compute.param_dtype`.
+        accept_fields: unknown fields of config.json to ignore.
+        place: (path, tensor) -> array on the devices it shall live on; default device by default.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: unknown model_type or config field, pickled weights, NaN or Inf in a tensor; or
+            tensors missing, surplus or of another shape, all of them in one list.
+    """
+    checkpoint = Checkpoint(folder)
+    family = family_of(checkpoint.fields.get("model_type"))
+    config = family.parse_config(checkpoint.fields, accept=accept_fields)
+    if network not in family.networks:
+        raise ValueError(
+            f"{checkpoint.folder}: the family {family.model_type} has no network {network!r}; "
+            f"it has {', '.join(sorted(family.networks))}."
+        )
+    build = family.networks[network]
+    model = nnx.eval_shape(lambda: build(config, compute, rngs=nnx.Rngs(0)))
+    fill(model, checkpoint, family, compute.param_dtype, place)
+    return model
+
+
+def fill(
+    model: nnx.Module,
+    checkpoint: Checkpoint,
+    family: Family,
+    param_dtype: Any = jnp.float32,
+    place: Placement | None = None,
+) -> None:
+    """Replaces the abstract parameters of `model` by the checkpoint's, leaf by leaf.
+
+    Raises:
+        ValueError: as for `load_model`.
+    """
+    place = place or (lambda path, tensor: jnp.asarray(tensor))
+    state = nnx.state(model)
+    leaves = dict(nnx.to_flat_state(state))
+    names = match_names(
+        {dotted(path): leaf.shape for path, leaf in leaves.items()}, checkpoint, family
+    )
+    for path, leaf in leaves.items():
+        tensor = checkpoint.read(names[dotted(path)])
+        if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
+            raise ValueError(
+                f"{checkpoint.files[names[dotted(path)]]}: {names[dotted(path)]} holds NaN or Inf; "
+                "the file is damaged or was saved from a diverged run."
+            )
+        tensor = family.to_ours(dotted(path), tensor).astype(param_dtype, copy=False)
+        leaf.set_value(place(dotted(path), tensor))
+    nnx.update(model, state)
+
+
+def match_names(
+    shapes: dict[str, tuple[int, ...]], checkpoint: Checkpoint, family: Family
+) -> dict[str, str]:
+    """Which published tensor fills which parameter.
+
+    Args:
+        shapes: parameter path -> shape of the network to fill.
+        checkpoint: the opened checkpoint.
+        family: its family.
+
+    Raises:
+        ValueError: lists every tensor that is missing, surplus or of another shape.
+    """
+    with_prefix = bool(family.prefix) and any(
+        name.startswith(family.prefix) for name in checkpoint.files
+    )
+    inside = any(path.startswith("backbone.") for path in shapes)
+    names, problems = {}, []
+    for path, shape in shapes.items():
+        full = path if inside else f"backbone.{path}"
+        name = family.published_name(full, with_prefix=with_prefix)
+        if name not in checkpoint.files and family.tied.get(name) in checkpoint.files:
+            name = family.tied[name]
+        names[path] = name
+        if name not in checkpoint.files:
+            problems.append(f"  missing: {name} (for {path} {list(shape)})")
+            continue
+        found = checkpoint.shape(name)
+        expected = family.to_published(path, np.broadcast_to(np.False_, shape)).shape
+        if tuple(found) != tuple(expected):
+            problems.append(f"  shape: {name} is {list(found)}, expected {list(expected)}")
+    for name in sorted(set(checkpoint.files) - set(names.values())):
+        bare = name.removeprefix(family.prefix) if with_prefix else name
+        if not any(re.fullmatch(pattern, bare) for pattern in (*family.heads, *family.buffers)):
+            problems.append(f"  surplus: {name} {list(checkpoint.shape(name))}")
+    if problems:
+        raise ValueError(
+            f"{checkpoint.folder} does not fit the {family.model_type} network that its "
+            f"config.json describes ({len(problems)} tensors):\n" + "\n".join(problems)
+        )
+    return names
+
+
+def dotted(path: tuple) -> str:
+    """An NNX path as one string: ('layers', 0, 'kernel') -> 'layers.0.kernel'."""
+    return ".".join(str(part) for part in path)
+
+
+def _read_config(folder: Path) -> dict:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no config.json; a checkpoint folder has config.json and *.safetensors."
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [folder / Path(shard).name for shard in shards]
+        for path in files:
+            if not path.is_file():
+                raise FileNotFoundError(f"{index} names the shard {path.name}, which is missing.")
+        return files
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    pickles = sorted(
+        path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)
+    )
+    if pickles:
+        raise ValueError(
+            f"{folder} holds only pickled weights ({', '.join(pickles)}), which can run code when "
+            "read. Convert them once where torch is installed and you trust the file: python -c "
+            '"import torch, safetensors.torch as s; s.save_file({k: v.contiguous() for k, v in '
+            f"torch.load('{pickles[0]}', weights_only=True).items()}}, 'model.safetensors')\""
+        )
+    raise FileNotFoundError(
+        f"{folder} holds no model.safetensors and no model.safetensors.index.json."
+    )
+
+
+def _open(path: Path):
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is damaged or not a safetensors file ({error}); download it again."
+        ) from error

@@ -1,0 +1,123 @@
+"""Holds a network of ours against transformers' torch model of the same weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from ftjax.models import family_of
+from ftjax.models.layers import Compute
+from ftjax.pretrained.load import Checkpoint, dotted, load_model
+
+
+def assert_same_network(
+    folder,
+    torch_model,
+    network: str,
+    inputs: dict[str, np.ndarray],
+    *,
+    outputs: tuple[str, ...] = ("last_hidden_state",),
+    valid: np.ndarray | None = None,
+    tolerance: float = 1e-5,
+    gradient_tolerance: float = 1e-5,
+    hidden_states: bool = True,
+    compute: Compute = Compute(),  # noqa: B008
+    torch_names: dict[str, str] | None = None,
+):
+    """Saves `torch_model`, loads it here, and compares outputs, a loss and all its gradients.
+
+    The loss is the mean of the (valid) outputs times fixed random numbers, so that every output
+    matters and has its own weight. Gradients are compared relative to the largest of each tensor
+    (plus the typical gradient of the whole network, since some are zero but for rounding).
+
+    Args:
+        folder: where to save it.
+        torch_model: transformers' model, any mode; it is put in eval mode.
+        network: name of our network.
+        inputs: keyword arguments of both, numpy.
+        outputs: fields to compare.
+        valid: [batch, length], rows and columns to compare; all by default.
+        tolerance: largest absolute difference of outputs, hidden states and the loss.
+        gradient_tolerance: largest relative difference of gradients.
+        hidden_states: whether to compare every layer's.
+        compute: how ours is computed.
+        torch_names: our output field -> torch's, where they differ.
+    """
+    torch_model = torch_model.float().eval()
+    torch_model.save_pretrained(folder)
+    model = load_model(folder, network, compute)
+    torch_inputs = {name: torch.tensor(value) for name, value in inputs.items()}
+    reference = torch_model(**torch_inputs, output_hidden_states=hidden_states)
+    names = torch_names or {}
+    targets = {field: reference[names.get(field, field)] for field in outputs}
+    random = np.random.default_rng(0)
+    weights = {
+        field: random.normal(size=target.shape).astype(np.float32) * _mask(valid, target)
+        for field, target in targets.items()
+    }
+    count = sum(np.count_nonzero(weight) for weight in weights.values())
+
+    torch_loss = sum((targets[f] * torch.tensor(weights[f])).sum() for f in outputs) / count
+    torch_loss.backward()
+    torch_loss = torch_loss.item()
+
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(state):
+        def loss(state):
+            result = nnx.merge(graphdef, state)(**inputs)
+            return sum(jnp.sum(getattr(result, f) * weights[f]) for f in outputs) / count, result
+
+        return jax.value_and_grad(loss, has_aux=True)(state)
+
+    (loss, result), gradients = run(state)
+    for field, target in targets.items():
+        _assert_close(field, getattr(result, field), target, valid, tolerance)
+    if hidden_states:
+        ours, theirs = result.hidden_states, reference.hidden_states
+        assert len(ours) == len(theirs), (len(ours), len(theirs))
+        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            _assert_close(f"hidden_states[{index}]", mine, other, valid, tolerance)
+    assert abs(float(loss) - torch_loss) <= tolerance, (float(loss), torch_loss)
+    _assert_same_gradients(folder, torch_model, network, gradients, gradient_tolerance)
+    return model
+
+
+def _assert_same_gradients(folder, torch_model, network, gradients, tolerance):
+    checkpoint = Checkpoint(folder)
+    family = family_of(checkpoint.fields["model_type"])
+    theirs = {name: p.grad for name, p in torch_model.named_parameters() if p.grad is not None}
+    with_prefix = any(name.startswith(family.prefix) for name in theirs) if family.prefix else False
+    ours = {dotted(path): leaf[...] for path, leaf in nnx.to_flat_state(gradients)}
+    typical = np.sqrt(np.mean([float(jnp.mean(g**2)) for g in ours.values()]))
+    inside = any(path.startswith("backbone.") for path in ours)
+    compared = set()
+    for path, gradient in ours.items():
+        name = family.published_name(
+            path if inside else f"backbone.{path}", with_prefix=with_prefix
+        )
+        name = name if name in theirs else family.tied.get(name, name)
+        assert name in theirs, f"torch has no gradient for {name} ({path})"
+        compared.add(name)
+        gradient = family.to_published(path, np.asarray(gradient))
+        reference = theirs[name].numpy()
+        scale = np.abs(reference).max() + typical
+        difference = np.abs(gradient - reference).max() / scale
+        assert difference <= tolerance, f"gradient of {name}: relative difference {difference:.2e}"
+    left_out = set(theirs) - compared
+    assert not left_out, f"torch has gradients of parameters that we lack: {sorted(left_out)}"
+
+
+def _mask(valid, target):
+    if valid is None or tuple(target.shape[:2]) != valid.shape:
+        return 1.0
+    return valid.reshape(valid.shape + (1,) * (target.ndim - 2)).astype(np.float32)
+
+
+def _assert_close(name, ours, theirs, valid, tolerance):
+    ours, theirs = np.asarray(ours), theirs.detach().numpy()
+    assert ours.shape == theirs.shape, f"{name}: {ours.shape} against {theirs.shape}"
+    difference = np.abs(ours - theirs) * _mask(valid, theirs)
+    assert difference.max() <= tolerance, f"{name}: max |Δ| = {difference.max():.2e}"

@@ -1,0 +1,183 @@
+"""How one step runs on many devices: jit over a mesh (the default), or pmap over replicas.
+
+Both map the same functions and offer the same five methods; nothing else in ftjax knows how many
+devices there are. Several hosts join through `jax.distributed.initialize()`, which reads the
+cluster's own settings (SLURM, GKE, TPU pods); each host then feeds its part of every batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from ftjax.training.step import TrainState, TrainStep
+
+SMALLEST_SHARDED = 2**14
+"""Parameters with fewer elements are replicated: moving them costs less than gathering them."""
+
+
+def make_parallel(config: ConfigDict) -> "MeshParallel | PmapParallel":
+    """The mapping that the `training` part of a config asks for, over all devices there are.
+
+    Raises:
+        RuntimeError: no device of the platform asked for.
+        ValueError: the mesh does not fit the devices.
+    """
+    devices = _devices(config.platform)
+    if config.parallel == "pmap":
+        if config.mesh.fsdp * config.mesh.tensor > 1:
+            raise ValueError(
+                "config.training.parallel = 'pmap' replicates all parameters; set mesh.fsdp and "
+                "mesh.tensor to 1, or use parallel = 'mesh'."
+            )
+        return PmapParallel(devices)
+    return MeshParallel(devices, config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+
+
+class MeshParallel:
+    """jit over a mesh of axes data, fsdp and tensor; the compiler adds the communication.
+
+    Rows of a batch are split over data and fsdp. Large parameters, and with them their gradients
+    and optimizer state, are split over fsdp by their first axis and over tensor by their last
+    (Rajbhandari et al. 2020, ZeRO stage 3; Shoeybi et al. 2019).
+
+    Attributes:
+        axis_name: None, sums in the step are global.
+        batch_multiple: batch sizes must be a multiple of it.
+    """
+
+    axis_name = None
+
+    def __init__(self, devices: list, data: int = -1, fsdp: int = 1, tensor: int = 1):
+        rest, remainder = divmod(len(devices), fsdp * tensor)
+        data = rest if data == -1 else data
+        if remainder or data != rest:
+            raise ValueError(
+                f"config.training.mesh: data x fsdp x tensor = {data} x {fsdp} x {tensor} must be "
+                f"the number of devices, {len(devices)}."
+            )
+        grid = np.asarray(devices).reshape(data, fsdp, tensor)
+        self.mesh = Mesh(grid, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+        self.batch_multiple = data * fsdp
+        self._rows = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+        self._replicated = NamedSharding(self.mesh, PartitionSpec())
+
+    def shardings(self, tree: Any) -> Any:
+        """Where each array of a tree lives."""
+        return jax.tree.map(lambda leaf: self._sharding(leaf.shape), tree)
+
+    def place(self, tree: Any) -> Any:
+        """Parameters or state onto the devices."""
+        return jax.tree.map(lambda leaf: _put(leaf, self._sharding(leaf.shape)), tree)
+
+    def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A host's batch (all hosts have the same) onto the devices, split by rows."""
+        return {name: _put(array, self._rows) for name, array in batch.items()}
+
+    def map_train(self, step: TrainStep) -> Callable:
+        """The step, jitted; the old state's memory is given to the new one."""
+
+        def pinned(state, frozen, batch):
+            state, metrics = step(state, frozen, batch)
+            state = jax.lax.with_sharding_constraint(state, self.shardings(state))
+            return state, jax.lax.with_sharding_constraint(metrics, self._replicated)
+
+        return jax.jit(pinned, donate_argnums=0)
+
+    def map_evaluate(self, function: Callable) -> Callable:
+        """`function(trainable, frozen, batch)`, jitted; results are whole on every device."""
+        return jax.jit(function, out_shardings=self._replicated)
+
+    def fetch(self, tree: Any) -> Any:
+        """Results of a mapped function as numpy arrays."""
+        return jax.device_get(tree)
+
+    def host_state(self, state: TrainState) -> TrainState:
+        """The state as it is checkpointed."""
+        return state
+
+    def _sharding(self, shape: tuple[int, ...]) -> NamedSharding:
+        fsdp, tensor = self.mesh.shape["fsdp"], self.mesh.shape["tensor"]
+        axes: list[str | None] = [None] * len(shape)
+        if len(shape) >= 2 and np.prod(shape) >= SMALLEST_SHARDED:
+            axes[0] = "fsdp" if shape[0] % fsdp == 0 else None
+            axes[-1] = "tensor" if shape[-1] % tensor == 0 else None
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+
+class PmapParallel:
+    """pmap: every device holds everything and works on its rows; sums go through psum.
+
+    Attributes:
+        axis_name: the axis that the step sums over.
+        batch_multiple: batch sizes must be a multiple of it.
+    """
+
+    axis_name = "devices"
+
+    def __init__(self, devices: list):
+        self.devices = devices
+        self.batch_multiple = len(devices)
+
+    def place(self, tree: Any) -> Any:
+        """Parameters or state, copied to every device: leaves gain a leading [devices] axis."""
+        mesh = Mesh(np.asarray(self.devices), (self.axis_name,), axis_types=(AxisType.Auto,))
+        sharding = NamedSharding(mesh, PartitionSpec(self.axis_name))
+        return jax.tree.map(
+            lambda leaf: _put(np.broadcast_to(leaf, (len(self.devices), *leaf.shape)), sharding),
+            tree,
+        )
+
+    def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """This host's rows of the batch as [local devices, rows per device, ...]."""
+        local = [index for index, d in enumerate(self.devices) if d in jax.local_devices()]
+        return {
+            name: array.reshape(len(self.devices), -1, *array.shape[1:])[local]
+            for name, array in batch.items()
+        }
+
+    def map_train(self, step: TrainStep) -> Callable:
+        """The step, mapped; the old state's memory is given to the new one."""
+        return jax.pmap(step, axis_name=self.axis_name, devices=self.devices, donate_argnums=0)
+
+    def map_evaluate(self, function: Callable) -> Callable:
+        """`function(trainable, frozen, batch)`, mapped; results are gathered on every device."""
+
+        def gathered(trainable, frozen, batch):
+            result = function(trainable, frozen, batch)
+            return jax.lax.all_gather(result, self.axis_name, tiled=True)
+
+        return jax.pmap(gathered, axis_name=self.axis_name, devices=self.devices)
+
+    def fetch(self, tree: Any) -> Any:
+        """Results of a mapped function as numpy arrays: the same on all devices, so of one."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], tree)
+
+    def host_state(self, state: TrainState) -> TrainState:
+        """The state as it is checkpointed: one replica."""
+        return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], state)
+
+
+def _put(array: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every host has, onto devices that may belong to several hosts."""
+    if jax.process_count() == 1:
+        return jax.device_put(array, sharding)
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _devices(platform: str) -> list:
+    if platform == "any":
+        return jax.devices()
+    try:
+        return jax.devices(platform)
+    except RuntimeError as error:
+        found = ", ".join(sorted({device.platform for device in jax.devices()}))
+        raise RuntimeError(
+            f"config.training.platform = {platform!r}, but JAX sees no such device here (it sees: "
+            f"{found}). Install the extra for it (pip install 'ftjax[cuda]' or 'ftjax[tpu]'), or "
+            "set platform = 'any'."
+        ) from error

@@ -60,6 +60,8 @@ def make_attention_mask(
     causal: bool = False,
     window: int | None = None,
     length: int | None = None,
+    query_length: int | None = None,
+    query_offset: jax.Array | int = 0,
 ) -> jax.Array | None:
     """Which keys each query may see, or None if all.
 
@@ -70,9 +72,12 @@ def make_attention_mask(
         window: with `causal`, how many tokens back a query sees, itself included; without, half the
             width of a symmetric window: |query - key| <= window.
         length: needed when neither `valid` nor `segment_ids` is given.
+        query_length: number of queries where they are fewer than the keys (decoding with a cache);
+            `length` by default. Not together with `segment_ids`.
+        query_offset: position of the first query among the keys.
 
     Returns:
-        bool [batch or 1, 1, length, length], or None.
+        bool [batch or 1, 1, query_length or 1, length], or None.
     """
     parts = []
     if valid is not None:
@@ -82,7 +87,8 @@ def make_attention_mask(
         parts.append(segment_ids[:, None, :, None] == segment_ids[:, None, None, :])
         length = segment_ids.shape[1]
     if causal or window is not None:
-        distance = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
+        queries = jnp.arange(length if query_length is None else query_length) + query_offset
+        distance = queries[:, None] - jnp.arange(length)[None, :]
         if causal:
             parts.append((distance >= 0)[None, None])
         if window is not None:

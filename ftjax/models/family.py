@@ -118,6 +118,8 @@ class Family:
         untransposed: regular expression of module paths whose published `weight` is already
             `[in, out]` (GPT-2's Conv1D).
         tied: published name -> published name it repeats when the config ties them.
+        zeros: regular expressions of published tensors that are zeros where a checkpoint lacks
+            them.
         ignored_fields: fields of config.json that this family knows and does not need.
     """
 
@@ -130,6 +132,7 @@ class Family:
     buffers: tuple[str, ...] = ()
     untransposed: str = r"(?!)"
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    zeros: tuple[str, ...] = ()
     ignored_fields: frozenset[str] = frozenset()
 
     def parse_config(self, fields: Mapping[str, Any], *, accept: tuple[str, ...] = ()) -> Any:

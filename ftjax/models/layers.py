@@ -115,6 +115,21 @@ def layer_norm(
     )
 
 
+def rms_norm(features: int, epsilon: float, compute: Compute, *, rngs: nnx.Rngs):
+    """RMSNorm (Zhang & Sennrich 2019): no mean, no bias; mean square in float32."""
+    return nnx.RMSNorm(
+        features,
+        epsilon=epsilon,
+        dtype=compute.dtype,
+        param_dtype=compute.param_dtype,
+        rngs=rngs,
+    )
+
+
+class Constant(nnx.Variable):
+    """A published tensor that is loaded and saved but never trained (torch's buffers)."""
+
+
 def apply_blocks(
     blocks: Sequence[nnx.Module],
     hidden: jax.Array,

@@ -1,5 +1,6 @@
 """From a checkpoint folder to a module: built abstractly, then filled tensor by tensor."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -79,6 +80,8 @@ def load_model(
     checkpoint = Checkpoint(folder)
     family = family_of(checkpoint.fields.get("model_type"))
     config = family.parse_config(checkpoint.fields, accept=accept_fields)
+    if hasattr(config, "tie_word_embeddings") and _has_untied_copy(checkpoint, family):
+        config = dataclasses.replace(config, tie_word_embeddings=False)
     if network not in family.networks:
         raise ValueError(
             f"{checkpoint.folder}: the family {family.model_type} has no network {network!r}; "
@@ -109,6 +112,10 @@ def fill(
         {dotted(path): leaf.shape for path, leaf in leaves.items()}, checkpoint, family
     )
     for path, leaf in leaves.items():
+        if names[dotted(path)] not in checkpoint.files:
+            zeros = np.zeros(leaf.shape, jnp.dtype(param_dtype))
+            leaf.set_value(place(dotted(path), zeros))
+            continue
         tensor = checkpoint.read(names[dotted(path)])
         if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
             raise ValueError(
@@ -145,6 +152,8 @@ def match_names(
             name = family.tied[name]
         names[path] = name
         if name not in checkpoint.files:
+            if any(re.fullmatch(pattern, name) for pattern in family.zeros):
+                continue
             problems.append(f"  missing: {name} (for {path} {list(shape)})")
             continue
         found = checkpoint.shape(name)
@@ -152,6 +161,8 @@ def match_names(
         if tuple(found) != tuple(expected):
             problems.append(f"  shape: {name} is {list(found)}, expected {list(expected)}")
     for name in sorted(set(checkpoint.files) - set(names.values())):
+        if _is_equal_copy(checkpoint, family, name):
+            continue
         bare = name.removeprefix(family.prefix) if with_prefix else name
         if not any(re.fullmatch(pattern, bare) for pattern in (*family.heads, *family.buffers)):
             problems.append(f"  surplus: {name} {list(checkpoint.shape(name))}")
@@ -161,6 +172,27 @@ def match_names(
             f"config.json describes ({len(problems)} tensors):\n" + "\n".join(problems)
         )
     return names
+
+
+def _has_untied_copy(checkpoint: Checkpoint, family: Family) -> bool:
+    """Whether tensors that the config ties are both there and differ: then they are not tied."""
+    return any(
+        name in checkpoint.files
+        and original in checkpoint.files
+        and not _is_equal_copy(checkpoint, family, name)
+        for name, original in family.tied.items()
+    )
+
+
+def _is_equal_copy(checkpoint: Checkpoint, family: Family, name: str) -> bool:
+    """Whether a tensor is there although it only repeats the one that the config ties it to."""
+    original = family.tied.get(name)
+    return (
+        name in checkpoint.files
+        and original in checkpoint.files
+        and checkpoint.shape(name) == checkpoint.shape(original)
+        and np.array_equal(checkpoint.read(name), checkpoint.read(original))
+    )
 
 
 def dotted(path: tuple) -> str:

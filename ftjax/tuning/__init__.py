@@ -42,7 +42,11 @@ def partition(
     leaves = list(nnx.to_flat_state(state))
     names = [".".join(map(str, path)) for path, _ in leaves]
     parameters = {name: leaf.get_value() for name, (_, leaf) in zip(names, leaves, strict=True)}
-    trainable = {name: value for name, value in parameters.items() if is_trainable(name)}
+    trainable = {
+        name: leaf.get_value()
+        for name, (_, leaf) in zip(names, leaves, strict=True)
+        if isinstance(leaf, nnx.Param) and is_trainable(name)
+    }
     frozen = {name: value for name, value in parameters.items() if name not in trainable}
     if not trainable:
         raise ValueError(

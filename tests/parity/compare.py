@@ -24,6 +24,7 @@ def assert_same_network(
     hidden_states: bool = True,
     compute: Compute = Compute(),  # noqa: B008
     torch_names: dict[str, str] | None = None,
+    torch_inputs: dict[str, np.ndarray] | None = None,
 ):
     """Saves `torch_model`, loads it here, and compares outputs, a loss and all its gradients.
 
@@ -36,19 +37,20 @@ def assert_same_network(
         torch_model: transformers' model, any mode; it is put in eval mode.
         network: name of our network.
         inputs: keyword arguments of both, numpy.
+        torch_inputs: keyword arguments of torch's, where they differ.
         outputs: fields to compare.
         valid: [batch, length], rows and columns to compare; all by default.
         tolerance: largest absolute difference of outputs, hidden states and the loss.
         gradient_tolerance: largest relative difference of gradients.
         hidden_states: whether to compare every layer's.
         compute: how ours is computed.
-        torch_names: our output field -> torch's, where they differ.
+        torch_names: our output field ("hidden_states" too) -> torch's, where they differ.
     """
     torch_model = torch_model.float().eval()
     torch_model.save_pretrained(folder)
     model = load_model(folder, network, compute)
-    torch_inputs = {name: torch.tensor(value) for name, value in inputs.items()}
-    reference = torch_model(**torch_inputs, output_hidden_states=hidden_states)
+    tensors = {name: torch.tensor(value) for name, value in (torch_inputs or inputs).items()}
+    reference = torch_model(**tensors, output_hidden_states=hidden_states)
     names = torch_names or {}
     targets = {field: reference[names.get(field, field)] for field in outputs}
     random = np.random.default_rng(0)
@@ -62,12 +64,12 @@ def assert_same_network(
     torch_loss.backward()
     torch_loss = torch_loss.item()
 
-    graphdef, state = nnx.split(model)
+    graphdef, state, constants = nnx.split(model, nnx.Param, ...)
 
     @jax.jit
     def run(state):
         def loss(state):
-            result = nnx.merge(graphdef, state)(**inputs)
+            result = nnx.merge(graphdef, state, constants)(**inputs)
             return sum(jnp.sum(getattr(result, f) * weights[f]) for f in outputs) / count, result
 
         return jax.value_and_grad(loss, has_aux=True)(state)
@@ -76,7 +78,8 @@ def assert_same_network(
     for field, target in targets.items():
         _assert_close(field, getattr(result, field), target, valid, tolerance)
     if hidden_states:
-        ours, theirs = result.hidden_states, reference.hidden_states
+        ours = result.hidden_states
+        theirs = reference[names.get("hidden_states", "hidden_states")]
         assert len(ours) == len(theirs), (len(ours), len(theirs))
         for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
             _assert_close(f"hidden_states[{index}]", mine, other, valid, tolerance)

@@ -276,9 +276,14 @@ def flatten(config: ConfigDict | Mapping) -> dict[str, Any]:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in flat.items()}
 
 
+def field_names() -> list[str]:
+    """Dotted names of all fields."""
+    return [name for name, _ in _fields(SCHEMA)]
+
+
 def unknown_field(name: str) -> str:
     """The error for a field that does not exist."""
-    names = [name for name, _ in _fields(SCHEMA)]
+    names = field_names()
     nearest = _nearest(name, names)
     where = name.rpartition(".")[0]
     inside = [n for n in names if n.rpartition(".")[0] == where]
@@ -320,6 +325,20 @@ class Experiment:
     config: ConfigDict
     ablations: dict[str, dict[str, Any]]
     claims: list
+
+    def variant(self, name: str) -> dict[str, Any]:
+        """The overrides of a variant, its name among them.
+
+        Raises:
+            ValueError: there is no such variant; lists those there are.
+        """
+        if name not in self.ablations:
+            known = ", ".join(sorted(self.ablations)) or "none"
+            raise ValueError(
+                f"The experiment has no variant {name!r}{_nearest(name, self.ablations)}"
+                f" It has: {known}."
+            )
+        return {"variant": name, **self.ablations[name]}
 
 
 def load_experiment(path: str | Path, argument: str | None = None) -> Experiment:

@@ -61,6 +61,7 @@ def load_model(
     compute: Compute = Compute(),  # noqa: B008 (frozen)
     *,
     accept_fields: tuple[str, ...] = (),
+    dropout: float | None = None,
     place: Placement | None = None,
 ) -> nnx.Module:
     """A published network, filled with its published weights.
@@ -70,6 +71,7 @@ def load_model(
         network: which of the family's networks ("backbone", "masked_lm", "causal_lm", ...).
         compute: dtypes, rematerialisation; parameters are cast to `compute.param_dtype`.
         accept_fields: unknown fields of config.json to ignore.
+        dropout: all dropout rates inside the network; the published ones if None.
         place: (path, tensor) -> array on the devices it shall live on; default device by default.
 
     Raises:
@@ -82,6 +84,8 @@ def load_model(
     config = family.parse_config(checkpoint.fields, accept=accept_fields)
     if hasattr(config, "tie_word_embeddings") and _has_untied_copy(checkpoint, family):
         config = dataclasses.replace(config, tie_word_embeddings=False)
+    if dropout is not None:
+        config = with_dropout(config, dropout)
     if network not in family.networks:
         raise ValueError(
             f"{checkpoint.folder}: the family {family.model_type} has no network {network!r}; "
@@ -91,6 +95,16 @@ def load_model(
     model = nnx.eval_shape(lambda: build(config, compute, rngs=nnx.Rngs(0)))
     fill(model, checkpoint, family, compute.param_dtype, place)
     return model
+
+
+def with_dropout(config: Any, rate: float) -> Any:
+    """A family's config with all its dropout rates set to one."""
+    names = [
+        field.name
+        for field in dataclasses.fields(config)
+        if re.search(r"dropout|_pdrop$", field.name) and isinstance(field.default, float)
+    ]
+    return dataclasses.replace(config, **dict.fromkeys(names, rate))
 
 
 def fill(

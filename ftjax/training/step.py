@@ -80,11 +80,12 @@ def make_train_step(
     def accumulated(trainable, frozen, batch, key):
         if accumulation_steps == 1:
             return gradients_and_sums(trainable, frozen, batch, key)
-        parts = jax.tree.map(lambda x: x.reshape(accumulation_steps, -1, *x.shape[1:]), batch)
+        # Every so-many-th row, so that each part has rows of every device.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulation_steps, *x.shape[1:]), batch)
         keys = jax.random.split(key, accumulation_steps)
 
         def part(index):
-            micro_batch = jax.tree.map(lambda x: x[index], parts)
+            micro_batch = jax.tree.map(lambda x: x[:, index], parts)
             return gradients_and_sums(trainable, frozen, micro_batch, keys[index])
 
         # The first part outside the loop gives the sum its structure and its zero.

@@ -50,7 +50,7 @@ def partition(
     frozen = {name: value for name, value in parameters.items() if name not in trainable}
     if not trainable:
         raise ValueError(
-            "The tuning method leaves no parameter trainable: nothing would be learned."
+            "The tuning method leaves no parameter trainable; choose another."
         )
 
     def rebuild(trainable: Parameters, frozen: Parameters) -> nnx.Module:

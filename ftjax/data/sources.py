@@ -1,0 +1,181 @@
+"""Records from TFDS builders and from JSONL, CSV and Parquet files, all by random access."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ftjax.pretrained.locate import cache_folder
+
+FILE_KINDS = (".jsonl", ".csv", ".parquet")
+
+
+class Records(Sequence):
+    """Records of one split, in memory, with the names that an experiment uses.
+
+    Attributes:
+        name: for messages.
+        fingerprint: SHA-256 of the records' content and order.
+    """
+
+    def __init__(self, name: str, rows: list[dict[str, Any]]):
+        self.name = name
+        self._rows = rows
+        digest = hashlib.sha256()
+        for row in rows:
+            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
+            digest.update(b"\n")
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._rows[index]
+
+
+def load_records(
+    source: str,
+    *,
+    split: str,
+    fields: Mapping[str, str],
+    limit: int | None = None,
+) -> Records:
+    """Reads a split of a source.
+
+    Args:
+        source: `tfds://name` or `tfds://name/config` for a TFDS dataset (those of
+            `ftjax.data.builders`, or any that TFDS knows and can prepare without TensorFlow), or
+            the path of a .jsonl, .csv or .parquet file, with `{split}` where splits are files.
+        split: TFDS split (slices such as "train[:10%]" too), or what stands for `{split}`.
+        fields: our name -> the source's column.
+        limit: the first so many records only.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unknown kind or split, empty split, a record that cannot be read or lacks a
+            field; says which file and record.
+    """
+    if source.startswith("tfds://"):
+        name, rows = f"{source} {split}", _from_tfds(source.removeprefix("tfds://"), split)
+    else:
+        path = Path(source.replace("{split}", split)).expanduser()
+        name, rows = str(path), _from_file(path, split)
+    chosen = []
+    for number, row in enumerate(rows):
+        if limit is not None and number >= limit:
+            break
+        chosen.append(_with_our_names(row, fields, f"{name}, record {number + 1}"))
+    if not chosen:
+        raise ValueError(f"{name} holds no records.")
+    return Records(name, chosen)
+
+
+def _with_our_names(row: Mapping[str, Any], fields: Mapping[str, str], where: str) -> dict:
+    chosen = {}
+    for ours, theirs in fields.items():
+        if row.get(theirs) is None:
+            raise ValueError(
+                f"{where}: there is no field {theirs!r} (it has: {', '.join(map(str, row))}). Set "
+                f"config.data.{ours}_field to the right one."
+            )
+        chosen[ours] = row[theirs]
+    return chosen
+
+
+def _from_file(path: Path, split: str) -> Iterator[dict]:
+    if path.suffix not in FILE_KINDS:
+        raise ValueError(
+            f"{path}: unknown kind of data. Use tfds://name, or a path ending in "
+            f"{', '.join(FILE_KINDS)}."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no data file {path} (split {split!r}). In config.data.source, {{split}} "
+            "stands for the split's name."
+        )
+    return {".jsonl": _from_jsonl, ".csv": _from_csv, ".parquet": _from_parquet}[path.suffix](path)
+
+
+def _from_jsonl(path: Path) -> Iterator[dict]:
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not valid JSON ({error}).") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: expected an object with fields.")
+        yield row
+
+
+def _from_csv(path: Path) -> Iterator[dict]:
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: there are not as many cells as "
+                    f"the header's {len(reader.fieldnames)}; a comma in a text needs quotes around the text."
+                )
+            yield row
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
+
+
+def _from_parquet(path: Path) -> Iterator[dict]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(f"{path}: reading Parquet needs pip install 'ftjax[parquet]'.") from error
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+        yield from batch.to_pylist()
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}, byte {error.start}: not valid UTF-8 ({error.reason}). Convert "
+            "the file, for example with iconv -f latin1 -t utf-8."
+        ) from error
+
+
+def _from_tfds(name: str, split: str) -> Iterator[dict]:
+    import tensorflow_datasets as tfds
+
+    from ftjax.data import builders
+
+    folder = cache_folder() / "tfds"
+    builder_class = builders.BUILDERS.get(name)
+    builder = (
+        builder_class(data_dir=folder, file_format="array_record")
+        if builder_class
+        else tfds.builder(name, data_dir=folder, file_format="array_record")
+    )
+    builder.download_and_prepare()
+    try:
+        source = builder.as_data_source(split=split)
+    except (ValueError, KeyError) as error:
+        known = ", ".join(builder.info.splits)
+        raise ValueError(f"tfds://{name} has no split {split!r}; it has: {known}.") from error
+    for index in range(len(source)):
+        yield {key: _plain(value) for key, value in source[index].items()}
+
+
+def _plain(value: Any) -> Any:
+    """TFDS gives bytes and numpy values; records hold text, numbers and lists."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value.tolist()] if value.ndim else _plain(value.item())
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,136 @@
+"""Texts to token ids, and names of classes to numbers."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+
+CHUNK = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedText:
+    """Token ids of many texts, one behind the other.
+
+    Attributes:
+        input_ids: int32 [all tokens].
+        offsets: int64 [texts + 1]; text i is input_ids[offsets[i]:offsets[i + 1]].
+        token_type_ids: int32 [all tokens] for pairs of texts, else None.
+        truncated: texts that were longer than allowed.
+    """
+
+    input_ids: np.ndarray
+    offsets: np.ndarray
+    token_type_ids: np.ndarray | None
+    truncated: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, int64 [texts]."""
+        return np.diff(self.offsets)
+
+
+def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase:
+    """The checkpoint's own tokenizer; no code of the checkpoint is run.
+
+    Raises:
+        ValueError: the folder has none that works, or it has no token to pad with.
+    """
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, use_fast=True, local_files_only=True
+        )
+    except Exception as error:
+        raise ValueError(
+            f"{folder} has no tokenizer that can be loaded ({error}). It needs tokenizer.json or "
+            "the files of a slow tokenizer beside tokenizer_config.json."
+        ) from error
+    if tokenizer.pad_token_id is None:
+        # Padding is masked everywhere; reusing EOS for it would teach a network never to stop only
+        # if labels were masked by id, which nothing in ftjax does.
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"The tokenizer of {folder} has no pad, unknown or end token to pad with.")
+    return tokenizer
+
+
+def tokenize(
+    records: Sequence[dict[str, Any]],
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    text_field: str = "text",
+    second_text_field: str | None = None,
+) -> TokenizedText:
+    """Tokenises all records, with the tokenizer's special tokens.
+
+    Args:
+        records: each with the text, or two texts.
+        tokenizer: a fast tokenizer.
+        max_length: longer texts are cut to so many tokens, and counted.
+        text_field: where the text is.
+        second_text_field: where the second text of a pair is.
+    """
+    ids, types, lengths, truncated = [], [], [], 0
+    for start in range(0, len(records), CHUNK):
+        chunk = [records[i] for i in range(start, min(start + CHUNK, len(records)))]
+        texts = [record[text_field] for record in chunk]
+        pairs = [record[second_text_field] for record in chunk] if second_text_field else None
+        encoded = tokenizer(texts, pairs, truncation=False, return_token_type_ids=bool(pairs))
+        too_long = [i for i, row in enumerate(encoded["input_ids"]) if len(row) > max_length]
+        truncated += len(too_long)
+        if too_long:
+            encoded = tokenizer(
+                texts,
+                pairs,
+                truncation=True,
+                max_length=max_length,
+                return_token_type_ids=bool(pairs),
+            )
+        lengths += [len(row) for row in encoded["input_ids"]]
+        ids += [np.asarray(row, np.int32) for row in encoded["input_ids"]]
+        if pairs:
+            types += [np.asarray(row, np.int32) for row in encoded["token_type_ids"]]
+    return TokenizedText(
+        np.concatenate([*ids, np.empty(0, np.int32)]),
+        np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        np.concatenate(types) if types else None,
+        truncated,
+    )
+
+
+def encode_labels(
+    records: Sequence[dict[str, Any]], field: str = "label", classes: list[str] | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Labels as numbers.
+
+    Args:
+        records: each with the label in `field`, text or number.
+        field: its name.
+        classes: the names of the classes; those found here, sorted, if None (the training split).
+
+    Returns:
+        int32 [records], and the classes.
+
+    Raises:
+        ValueError: a label that is not among `classes`, or fewer than two classes in training.
+    """
+    names = [str(records[i][field]) for i in range(len(records))]
+    if classes is None:
+        classes = sorted(set(names))
+        if len(classes) < 2:
+            raise ValueError(
+                f"The training split has the single label {classes}; two or more are needed."
+            )
+    number = {name: index for index, name in enumerate(classes)}
+    for index, name in enumerate(names):
+        if name not in number:
+            raise ValueError(
+                f"{getattr(records, 'name', 'records')}, record {index}: the label {name!r} was "
+                f"never seen in training (known: {', '.join(classes)}). Add training examples of "
+                "it or remove the record."
+            )
+    return np.asarray([number[name] for name in names], np.int32), classes

@@ -1,0 +1,65 @@
+"""What fine-tuning has to beat: answers that need no network, or leave it frozen."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+TFIDF_STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
+FEATURE_STRENGTHS = (0.001, 0.01, 0.1, 1.0)
+"""Inverse regularisation strengths to choose from, on validation data by macro-F1."""
+
+
+def majority(train_labels: np.ndarray, count: int) -> np.ndarray:
+    """The most frequent training label, `count` times."""
+    return np.full(count, np.bincount(train_labels).argmax())
+
+
+def tfidf_logistic_regression(
+    train: tuple[Sequence[str], np.ndarray],
+    validation: tuple[Sequence[str], np.ndarray],
+    test_texts: Sequence[str],
+) -> np.ndarray:
+    """Logistic regression on TF-IDF of words and word pairs; predictions [test examples].
+
+    Args:
+        train: texts and labels.
+        validation: texts and labels, to choose the regularisation.
+        test_texts: to be sorted.
+    """
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    train_features = vectorizer.fit_transform(train[0])
+    return _best_of(
+        [LogisticRegression(C=c, max_iter=2000) for c in TFIDF_STRENGTHS],
+        (train_features, train[1]),
+        (vectorizer.transform(validation[0]), validation[1]),
+    ).predict(vectorizer.transform(test_texts))
+
+
+def linear_head(
+    train: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    test_features: np.ndarray,
+) -> np.ndarray:
+    """Logistic regression on a frozen network's features; predictions [test examples].
+
+    Args:
+        train: features [examples, hidden] and labels.
+        validation: the same, to choose the regularisation.
+        test_features: [examples, hidden].
+    """
+    candidates = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000))
+        for c in FEATURE_STRENGTHS
+    ]
+    return _best_of(candidates, train, validation).predict(test_features)
+
+
+def _best_of(candidates: list, train: tuple, validation: tuple):
+    fitted = [candidate.fit(*train) for candidate in candidates]
+    features, labels = validation
+    return max(fitted, key=lambda c: f1_score(labels, c.predict(features), average="macro"))

@@ -1,0 +1,128 @@
+"""Sorting texts (or pairs of texts) into classes."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ftjax.data.batching import BatchPlan, make_batch, plan_batches
+from ftjax.data.sources import load_records
+from ftjax.data.text import TokenizedText, encode_labels, load_tokenizer, tokenize
+from ftjax.evaluation.metrics import classification_metrics
+from ftjax.models.heads import TextClassifier
+from ftjax.objectives import classification
+from ftjax.randomness import run_key
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledText:
+    """One split, tokenised.
+
+    Attributes:
+        texts: as they came.
+        tokens: ragged token ids.
+        labels: int32 [examples], indices into the task's classes.
+        fingerprint: SHA-256 of the records.
+    """
+
+    texts: list[str]
+    tokens: TokenizedText
+    labels: np.ndarray
+    fingerprint: str
+
+
+class TextClassification:
+    """See `ftjax.tasks.Task`.
+
+    Attributes:
+        classes: names of the classes, in the order of the logits.
+        splits: "train", "validation" and "test".
+    """
+
+    def __init__(self, config: ConfigDict, folder: Path):
+        self.config = config
+        self.tokenizer = load_tokenizer(folder)
+        self.classes: list[str] | None = None
+        self.splits = {
+            name: self._load(config.data[f"{name}_split"], limit)
+            for name, limit in (
+                ("train", config.data.train_limit),
+                ("validation", None),
+                ("test", None),
+            )
+        }
+        self.datasets = {name: split.fingerprint for name, split in self.splits.items()}
+        self.notes = list(self._notes())
+        weights = classification.balancing_weights(
+            self.splits["train"].labels, len(self.classes), config.objective.class_weights
+        )
+        self.loss = functools.partial(
+            classification.loss,
+            label_smoothing=config.objective.label_smoothing,
+            class_weights=weights,
+        )
+
+    def network(self, backbone: nnx.Module, seed: int) -> nnx.Module:
+        """A linear layer over one vector per text."""
+        return TextClassifier(
+            backbone,
+            len(self.classes),
+            pooling=self.config.model.pooling,
+            dropout_rate=self.config.model.head_dropout,
+            rngs=nnx.Rngs(params=run_key(seed, "head")),
+        )
+
+    def plan(self, split: str, batch_size: int, epoch: int | None = None) -> list[BatchPlan]:
+        """Which examples go together, by length."""
+        return plan_batches(
+            self.splits[split].tokens.lengths,
+            batch_size=batch_size,
+            buckets=self.config.data.buckets,
+            seed=self.config.seed,
+            epoch=epoch or 0,
+            shuffle=epoch is not None,
+        )
+
+    def make(self, split: str, batch_size: int, plan: BatchPlan) -> dict[str, np.ndarray]:
+        """A planned batch, padded to its bucket."""
+        data = self.splits[split]
+        return make_batch(
+            data.tokens,
+            data.labels,
+            plan,
+            batch_size=batch_size,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+
+    def metrics(self, split: str, outputs: np.ndarray) -> dict[str, float]:
+        """Accuracy, macro-F1, cross-entropy and calibration error."""
+        return classification_metrics(self.splits[split].labels, outputs)
+
+    def _load(self, split: str, limit: int | None) -> LabelledText:
+        data = self.config.data
+        fields = {"text": data.text_field, "label": data.label_field}
+        if data.second_text_field is not None:
+            fields["second_text"] = data.second_text_field
+        records = load_records(data.source, split=split, fields=fields, limit=limit)
+        tokens = tokenize(
+            records,
+            self.tokenizer,
+            max_length=data.buckets[-1],
+            second_text_field="second_text" if "second_text" in fields else None,
+        )
+        labels, self.classes = encode_labels(records, "label", self.classes)
+        texts = [record["text"] for record in records]
+        return LabelledText(texts, tokens, labels, records.fingerprint)
+
+    def _notes(self):
+        for name, split in self.splits.items():
+            note = f"{name}: {len(split.labels):,} texts"
+            if split.tokens.truncated:
+                note += (
+                    f", {split.tokens.truncated:,} of them longer than "
+                    f"{self.config.data.buckets[-1]} tokens and truncated"
+                )
+            yield note

@@ -1,0 +1,273 @@
+"""One run's training: steps, validation, checkpoints, early stopping, and a clean way to stop."""
+
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ftjax.training.checkpoint import Checkpoints
+from ftjax.training.interrupt import StopRequest
+from ftjax.training.parallel import MeshParallel, PmapParallel
+from ftjax.training.step import TrainState, TrainStep
+from ftjax.tuning import Parameters
+
+PENDING_STEPS = 2
+"""Metrics are read this many steps late, so that the host never waits for the device."""
+
+
+class Reporter(Protocol):
+    """Who is told how the run goes; see `ftjax.training.report`."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Deterministic metrics of a step, for metrics.jsonl."""
+
+    def progress(self, step: int, metrics: dict[str, float], clock: "Clock") -> None:
+        """For the live line."""
+
+    def say(self, message: str) -> None:
+        """A sentence for the person."""
+
+
+@dataclasses.dataclass
+class Clock:
+    """Where the time went, in seconds, summed over restarts.
+
+    Attributes:
+        compile: building programs.
+        train: steps, without what is below.
+        evaluate: validation.
+        checkpoint: what saving held the loop up.
+        examples: real examples trained on.
+    """
+
+    compile: float = 0.0
+    train: float = 0.0
+    evaluate: float = 0.0
+    checkpoint: float = 0.0
+    examples: int = 0
+
+    def examples_per_second(self) -> float:
+        """Training speed without compilation, validation and checkpoints."""
+        return self.examples / self.train if self.train > 0 else 0.0
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands, beside the TrainState; saved with every checkpoint.
+
+    Attributes:
+        epoch: the epoch of the next batch.
+        batch: index of the next batch within it.
+        best_score: of the validations so far, higher is better.
+        best_step: the step it was reached at; -1 for none.
+        stale_validations: validations since then.
+        finished: whether training is over (schedule done, or stopped early).
+        clock: the seconds of all sessions so far.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    best_score: float | None = None
+    best_step: int = -1
+    stale_validations: int = 0
+    finished: bool = False
+    clock: Clock = dataclasses.field(default_factory=Clock)
+
+    def to_json(self) -> dict:
+        """As plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict) -> "Progress":
+        """The inverse of `to_json`."""
+        return cls(**{**values, "clock": Clock(**values["clock"])})
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a number."""
+
+
+class CompiledByShape:
+    """A mapped function, compiled ahead of time once per batch shape, so that the cost is known.
+
+    Attributes:
+        flops: batch shape -> floating-point operations of one call, where the backend counts them.
+    """
+
+    def __init__(self, function: Callable, clock: Clock):
+        self._function = function
+        self._clock = clock
+        self._compiled: dict[tuple, Callable] = {}
+        self.flops: dict[tuple, float] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Calls the program for the shape of the last argument, the batch."""
+        shape = arguments[-1]["input_ids"].shape
+        if shape not in self._compiled:
+            start = time.perf_counter()
+            compiled = self._function.lower(*arguments).compile()
+            self._clock.compile += time.perf_counter() - start
+            self._compiled[shape] = compiled
+            self.flops[shape] = float((compiled.cost_analysis() or {}).get("flops", math.nan))
+        return self._compiled[shape](*arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a training run does when.
+
+    Attributes:
+        total_steps: the schedule's length.
+        validate_every: steps between validations; the last step always validates.
+        checkpoint_every: steps between checkpoints, besides those at validations; None for no more.
+        log_every: steps between logged lines.
+        patience: stop after so many validations without improvement; None: never.
+    """
+
+    total_steps: int
+    validate_every: int
+    checkpoint_every: int | None
+    log_every: int
+    patience: int | None
+
+
+def train(
+    state: TrainState,
+    frozen: Parameters,
+    progress: Progress,
+    *,
+    plan: Plan,
+    step: TrainStep,
+    parallel: MeshParallel | PmapParallel,
+    batches: Callable[[int], Sequence[Callable[[], dict[str, np.ndarray]]]],
+    validate: Callable[[TrainState], tuple[float, dict[str, float]]],
+    checkpoints: Checkpoints,
+    report: Reporter,
+    stop: StopRequest,
+) -> tuple[TrainState, bool]:
+    """Trains from where `state` and `progress` stand until done, stopped early, or told to stop.
+
+    Args:
+        state: on the devices; its memory is reused.
+        frozen: parameters that do not move, on the devices.
+        progress: changed in place.
+        plan: what to do when.
+        step: from `make_train_step`.
+        parallel: how it is mapped over devices.
+        batches: epoch -> its batches, each made when it is called; the same for the same epoch,
+            always. `example_ids` in a batch says which records it holds, -1 for none.
+        validate: state -> (score, metrics); the higher score is kept as the best.
+        checkpoints: where they go.
+        report: who is told.
+        stop: asked after each step.
+
+    Returns:
+        The last state, and whether training is finished (False: told to stop; it was saved).
+
+    Raises:
+        DivergedError: names the step, the records of the batch and the last good checkpoint.
+    """
+    run_step = CompiledByShape(parallel.map_train(step), progress.clock)
+    pending: collections.deque = collections.deque()
+    done = int(parallel.host_state(state).step)
+    saved = done if checkpoints.latest_step() == done else -1
+
+    def read(keep: int) -> None:
+        while len(pending) > keep:
+            at, ids, metrics = pending.popleft()
+            metrics = {
+                f"train/{name}": float(value) for name, value in parallel.fetch(metrics).items()
+            }
+            if not math.isfinite(metrics["train/loss"]):
+                raise DivergedError(_diverged(at, ids, metrics["train/loss"], saved))
+            if at % plan.log_every == 0 or at == plan.total_steps:
+                report.log(at, metrics)
+            report.progress(at, metrics, progress.clock)
+
+    def save(best: bool) -> None:
+        nonlocal saved
+        start = time.perf_counter()
+        whole = parallel.host_state(state)
+        if best:
+            checkpoints.save_best(done, whole.trainable)
+        checkpoints.save(done, whole, progress.to_json())
+        saved = done
+        progress.clock.checkpoint += time.perf_counter() - start
+
+    upcoming = _batches_from(batches, progress)
+    while done < plan.total_steps and not progress.finished:
+        start, compile_before = time.perf_counter(), progress.clock.compile
+        batch, position = next(upcoming)
+        state, metrics = run_step(state, frozen, parallel.place_batch(batch))
+        done += 1
+        progress.epoch, progress.batch = position
+        progress.clock.examples += int(np.sum(batch["weights"] > 0))
+        pending.append((done, batch["example_ids"], metrics))
+        read(keep=PENDING_STEPS)
+        compiled = progress.clock.compile - compile_before
+        progress.clock.train += time.perf_counter() - start - compiled
+
+        validate_now = done % plan.validate_every == 0 or done == plan.total_steps
+        save_now = plan.checkpoint_every is not None and done % plan.checkpoint_every == 0
+        if not (validate_now or save_now or stop.requested):
+            continue
+        start = time.perf_counter()
+        read(keep=0)
+        progress.clock.train += time.perf_counter() - start
+        improved = False
+        if validate_now:
+            improved = _validate(state, done, progress, plan, validate, report)
+            progress.finished |= done == plan.total_steps
+        save(best=improved)
+        if stop.requested and not progress.finished:
+            return state, False
+    return state, True
+
+
+def _validate(state, done, progress, plan, validate, report) -> bool:
+    """Scores the state, and says whether it is the best so far."""
+    start = time.perf_counter()
+    score, metrics = validate(state)
+    progress.clock.evaluate += time.perf_counter() - start
+    report.log(done, metrics)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    report.say(f"step {done}: {shown}")
+    if progress.best_score is None or score > progress.best_score:
+        progress.best_score, progress.best_step, progress.stale_validations = score, done, 0
+        return True
+    progress.stale_validations += 1
+    if plan.patience is not None and progress.stale_validations >= plan.patience:
+        progress.finished = True
+        report.say(
+            f"Stopped early: {progress.stale_validations} validations without improvement on step "
+            f"{progress.best_step}."
+        )
+    return False
+
+
+def _batches_from(batches, progress: Progress) -> Iterator[tuple[dict, tuple[int, int]]]:
+    """Batches from where `progress` stands, each with the position of the one after it."""
+    epoch, index = progress.epoch, progress.batch
+    while True:
+        makers = batches(epoch)
+        while index < len(makers):
+            following = (epoch, index + 1) if index + 1 < len(makers) else (epoch + 1, 0)
+            yield makers[index](), following
+            index += 1
+        epoch, index = epoch + 1, 0
+
+
+def _diverged(step: int, example_ids: np.ndarray, loss: float, saved: int) -> str:
+    ids = ", ".join(str(i) for i in example_ids.reshape(-1) if i >= 0)
+    kept = (
+        f"The last good checkpoint is step {saved}" if saved >= 0 else "There is no checkpoint yet"
+    )
+    return (
+        f"The loss is {loss} at step {step}; training stopped. Records of that batch: {ids}. {kept}. "
+        "Look at those records, lower config.optimizer.learning_rate or "
+        "config.optimizer.max_gradient_norm, or use model.dtype = 'float32'."
+    )

@@ -292,6 +292,6 @@ def _locked(folder: Path) -> FileLock:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            f"The cache folder {folder} cannot be written ({error}). Set FTJAX_CACHE to one that can."
+            f"The cache folder {folder} cannot be written ({error}). Set FTJAX_CACHE to another."
         ) from error
     return FileLock(folder.with_name(folder.name + ".lock"))

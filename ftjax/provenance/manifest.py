@@ -15,7 +15,11 @@ from typing import Any
 
 from ftjax.files import read_json, write_json_atomically
 
-PACKAGES = ["absl-py", "array-record", "flax", "ftjax", "grain", "jax", "jaxlib", "ml-collections", "numpy", "optax", "orbax-checkpoint", "safetensors", "scikit-learn", "scipy", "tensorflow-datasets", "tokenizers", "transformers"]
+PACKAGES = (
+    *("absl-py", "array-record", "flax", "ftjax", "grain", "jax", "jaxlib", "ml-collections"),
+    *("numpy", "optax", "orbax-checkpoint", "safetensors", "scikit-learn", "scipy"),
+    *("tensorflow-datasets", "tokenizers", "transformers"),
+)
 
 
 def start_manifest(

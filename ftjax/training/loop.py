@@ -267,7 +267,7 @@ def _diverged(step: int, example_ids: np.ndarray, loss: float, saved: int) -> st
         f"The last good checkpoint is step {saved}" if saved >= 0 else "There is no checkpoint yet"
     )
     return (
-        f"The loss is {loss} at step {step}; training stopped. Records of that batch: {ids}. {kept}. "
+        f"The loss is {loss} at step {step}; training stopped. Its records: {ids}. {kept}. "
         "Look at those records, lower config.optimizer.learning_rate or "
         "config.optimizer.max_gradient_norm, or use model.dtype = 'float32'."
     )

@@ -119,14 +119,12 @@ def _costs(result: dict) -> list[tuple[str, str]]:
         ),
     ]
     if "retention/before" in metrics:
-        rows.append(
-            (
-                "retention (probe on unrelated text)",
-                f"{metrics['retention/before']:.3f} before, {metrics['retention/after']:.3f} after; "
-                f"change {metrics['retention/change']:+.3f} "
-                f"[{metrics['retention/change_low']:+.3f}, {metrics['retention/change_high']:+.3f}]",
-            )
+        before, after, change, low, high = (
+            metrics[f"retention/{name}"]
+            for name in ("before", "after", "change", "change_low", "change_high")
         )
+        text = f"{before:.3f} before, {after:.3f} after: {change:+.3f} [{low:+.3f}, {high:+.3f}]"
+        rows.append(("retention (probe on unrelated text)", text))
     return rows
 
 

@@ -31,9 +31,10 @@ class LicenseClauses(tfds.core.GeneratorBasedBuilder):
     """Snippets of one category, of 8 words or more, at most 40 of one licence.
 
     Categories with fewer than 15 licences (patent grants, contributor agreements, unstated terms)
-    are left out: too few to stand in three splits. Splits are by licence key: no licence stands in two splits, and a snippet whose licences belong
-    to different splits is left out. Of validation and test, what nearly repeats a snippet of an
-    earlier split (word 5-gram Jaccard similarity of 0.8 or more) is left out too.
+    are left out: too few to stand in three splits. Splits are by licence key: no licence stands in
+    two splits, and a snippet whose licences belong to different splits is left out. Of validation
+    and test, what nearly repeats a snippet of an earlier split (word 5-gram Jaccard similarity of
+    0.8 or more) is left out too.
     """
 
     VERSION = tfds.core.Version("1.0.0")

@@ -121,8 +121,8 @@ def _from_csv(path: Path) -> Iterator[dict]:
         for row in reader:
             if None in row or None in row.values():
                 raise ValueError(
-                    f"{path}, line {reader.line_num}: not as many "
-                    f"cells as the header's {len(reader.fieldnames)}; a comma in a text needs quotes around the text."
+                    f"{path}, line {reader.line_num}: not as many cells as the header's "
+                    f"{len(reader.fieldnames)}; a comma in a text needs quotes around the text."
                 )
             yield row
     except csv.Error as error:

@@ -1,9 +1,11 @@
 """The model families that ftjax knows, by the `model_type` of their config.json."""
 
-from ftjax.models import bert
+from ftjax.models import bert, t5
 from ftjax.models.family import Family
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (bert.FAMILY,)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (bert.FAMILY, t5.FAMILY, t5.MT5_FAMILY)
+}
 
 
 def family_of(model_type: str) -> Family:

@@ -273,7 +273,8 @@ def flatten(config: ConfigDict | Mapping) -> dict[str, Any]:
     for name in flat:
         if name not in fields:
             raise ValueError(unknown_field(name))
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in flat.items()}
+    values = {name: flat[name] for name in fields if name in flat}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
 def field_names() -> list[str]:

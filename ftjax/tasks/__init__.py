@@ -26,6 +26,9 @@ class Task(Protocol):
     datasets: dict[str, str]
     notes: list[str]
 
+    def facts(self) -> dict[str, Any]:
+        """What a finished run needs to be used without its data, as JSON values."""
+
     def network(self, backbone: nnx.Module, seed: int) -> nnx.Module:
         """The backbone with what the task adds; called as `network(batch, key=key)`."""
 

@@ -65,15 +65,13 @@ class TextClassification:
             class_weights=weights,
         )
 
+    def facts(self) -> dict:
+        """The names of the classes."""
+        return {"classes": self.classes}
+
     def network(self, backbone: nnx.Module, seed: int) -> nnx.Module:
         """A linear layer over one vector per text."""
-        return TextClassifier(
-            backbone,
-            len(self.classes),
-            pooling=self.config.model.pooling,
-            dropout_rate=self.config.model.head_dropout,
-            rngs=nnx.Rngs(params=run_key(seed, "head")),
-        )
+        return classifier(self.config, backbone, len(self.classes), seed)
 
     def plan(self, split: str, batch_size: int, epoch: int | None = None) -> list[BatchPlan]:
         """Which examples go together, by length."""
@@ -126,3 +124,16 @@ class TextClassification:
                     f"{self.config.data.buckets[-1]} tokens and truncated"
                 )
             yield note
+
+
+def classifier(
+    config: ConfigDict, backbone: nnx.Module, num_classes: int, seed: int
+) -> TextClassifier:
+    """The network of this task, its head new."""
+    return TextClassifier(
+        backbone,
+        num_classes,
+        pooling=config.model.pooling,
+        dropout_rate=config.model.head_dropout,
+        rngs=nnx.Rngs(params=run_key(seed, "head")),
+    )

@@ -88,7 +88,7 @@ class MeshParallel:
         return jax.jit(pinned, donate_argnums=0)
 
     def map_evaluate(self, function: Callable) -> Callable:
-        """`function(trainable, frozen, batch)`, jitted; results are whole on every device."""
+        """A function of placed trees and a batch, jitted; results are whole on every device."""
         return jax.jit(function, out_shardings=self._replicated)
 
     def fetch(self, tree: Any) -> Any:
@@ -144,11 +144,10 @@ class PmapParallel:
         return jax.pmap(step, axis_name=self.axis_name, devices=self.devices, donate_argnums=0)
 
     def map_evaluate(self, function: Callable) -> Callable:
-        """`function(trainable, frozen, batch)`, mapped; results are gathered on every device."""
+        """A function of placed trees and a batch, mapped; results are gathered on every device."""
 
-        def gathered(trainable, frozen, batch):
-            result = function(trainable, frozen, batch)
-            return jax.lax.all_gather(result, self.axis_name, tiled=True)
+        def gathered(*arguments):
+            return jax.lax.all_gather(function(*arguments), self.axis_name, tiled=True)
 
         return jax.pmap(gathered, axis_name=self.axis_name, devices=self.devices)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -68,24 +69,28 @@ def build(config: ConfigDict) -> Parts:
     _check_batch_sizes(config, parallel.batch_multiple)
     folder = locate(config.model.reference)
     task = make_task(config, folder)
+    network = task.network(load_backbone(config, folder), config.seed)
+    is_trainable = METHODS[config.tuning.method](network)
+    rebuild, trainable, frozen = partition(network, is_trainable)
+    weights = {config.model.reference: sha256_of_folder(folder)}
+    return Parts(task, parallel, rebuild, trainable, parallel.place(frozen), weights)
+
+
+def load_backbone(config: ConfigDict, folder: Path) -> nnx.Module:
+    """The pretrained network of a checkpoint folder, computed as the config says."""
     compute = Compute(
         dtype=jnp.dtype(config.model.dtype),
         param_dtype=jnp.dtype(config.model.param_dtype),
         remat=config.model.remat,
         scan_layers=config.model.scan_layers,
     )
-    backbone = load_model(
+    return load_model(
         folder,
         "pooled" if config.model.pooling == "pooler" else "backbone",
         compute,
         accept_fields=tuple(config.model.accept_fields),
         dropout=config.model.dropout,
     )
-    network = task.network(backbone, config.seed)
-    is_trainable = METHODS[config.tuning.method](network)
-    rebuild, trainable, frozen = partition(network, is_trainable)
-    weights = {config.model.reference: sha256_of_folder(folder)}
-    return Parts(task, parallel, rebuild, trainable, parallel.place(frozen), weights)
 
 
 def run(config: ConfigDict, workdir: str | Path, console: Console) -> dict | None:
@@ -118,6 +123,7 @@ def run(config: ConfigDict, workdir: str | Path, console: Console) -> dict | Non
         datasets=parts.task.datasets,
         devices=[f"{device.platform}: {device.device_kind}" for device in jax.devices()],
     )
+    folder.remember("task", parts.task.facts())
     status = "failed"
     try:
         result = _train_and_score(config, folder, parts, console)

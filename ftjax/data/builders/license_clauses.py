@@ -23,13 +23,14 @@ from ftjax.pretrained.locate import fetch_wheel
 PACKAGE = ("scancode-toolkit-mini", "32.5.0")
 SHARES = {"train": 0.74, "validation": 0.13, "test": 0.13}
 FEWEST_LICENSES = 15
-FEWEST_WORDS = 8
+FEWEST_WORDS, MOST_WORDS = 8, 64
 MOST_PER_LICENSE = 40
 
 
 class LicenseClauses(tfds.core.GeneratorBasedBuilder):
-    """Snippets of one category, of 8 words or more, at most 40 of one licence.
+    """Snippets of one category, of 8 to 64 words, at most 40 of one licence.
 
+    Longer texts are whole licences rather than clauses.
     Categories with fewer than 15 licences (patent grants, contributor agreements, unstated terms)
     are left out: too few to stand in three splits. Splits are by licence key: no licence stands in
     two splits, and a snippet whose licences belong to different splits is left out. Of validation
@@ -106,8 +107,8 @@ def select(rules: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     seen, chosen = set(), []
     for rule in sorted(rules, key=lambda rule: _hash(rule["rule"])):
         normal = " ".join(re.findall(r"\w+", rule["text"].lower()))
-        enough = len(rule["text"].split()) >= FEWEST_WORDS
-        if not rule["label"] or not enough or normal in seen:
+        fits = FEWEST_WORDS <= len(rule["text"].split()) <= MOST_WORDS
+        if not rule["label"] or not fits or normal in seen:
             continue
         if any(counts[key] >= MOST_PER_LICENSE for key in rule["license_keys"]):
             continue

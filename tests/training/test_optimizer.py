@@ -1,0 +1,102 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ftjax.config import base_config
+from ftjax.training.optimizer import decay_mask, make_optimizer, make_schedule
+
+
+@pytest.fixture
+def config():
+    config = base_config().optimizer
+    config.learning_rate = 1e-2
+    return config
+
+
+def rates(config, steps=20):
+    schedule = make_schedule(config, steps)
+    return np.asarray([float(schedule(step)) for step in range(steps)])
+
+
+def test_linear_rises_to_the_peak_and_falls_evenly(config):
+    config.warmup_fraction = 0.2
+    found = rates(config)
+    np.testing.assert_allclose(found[:4], 1e-2 * np.arange(1, 5) / 5, rtol=1e-5)
+    assert found[4] == pytest.approx(1e-2)
+    np.testing.assert_allclose(np.diff(found[4:]), -1e-2 / 16, rtol=1e-4)
+    assert found.min() > 0
+
+
+def test_cosine_ends_where_it_is_told(config):
+    config.schedule, config.final_fraction, config.warmup_fraction = "cosine", 0.1, 0.0
+    found = rates(config)
+    expected = 1e-2 * (0.1 + 0.9 * (1 + np.cos(np.pi * np.arange(20) / 20)) / 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 1.0])
+def test_constant_at_the_edges_of_the_warmup(config, warmup):
+    config.schedule, config.warmup_fraction = "constant", warmup
+    found = rates(config)
+    assert (found > 0).all()
+    assert found.max() <= 1e-2 * (1 + 1e-6)
+    assert warmup == 1.0 or (found == np.float32(1e-2)).all()
+
+
+def test_one_step_in_all(config):
+    assert rates(config, 1)[0] == pytest.approx(1e-2)
+
+
+def parameters():
+    random = np.random.default_rng(0)
+    shapes = {
+        "backbone.dense.kernel": (3, 4),
+        "backbone.dense.bias": (4,),
+        "backbone.norm.scale": (4,),
+        "backbone.words.embedding": (5, 3),
+        "classifier.kernel": (4, 2),
+    }
+    return {p: jnp.asarray(random.normal(size=s), jnp.float32) for p, s in shapes.items()}
+
+
+def test_decay_spares_biases_and_norm_scales():
+    assert decay_mask(parameters()) == {
+        "backbone.dense.kernel": True,
+        "backbone.dense.bias": False,
+        "backbone.norm.scale": False,
+        "backbone.words.embedding": True,
+        "classifier.kernel": True,
+    }
+
+
+def test_two_updates_are_adamw_by_hand(config):
+    """Loshchilov & Hutter 2019, algorithm 2, on gradients clipped to norm 1, in float64."""
+    config.weight_decay, config.head_learning_rate_factor = 0.1, 5.0
+    config.schedule, config.warmup_fraction = "constant", 0.0
+    values = parameters()
+    optimizer = make_optimizer(config, make_schedule(config, 10), values)
+    state, ours = optimizer.init(values), values
+    random = np.random.default_rng(1)
+    expected = {p: np.asarray(v, np.float64) for p, v in values.items()}
+    first = {p: np.zeros(v.shape) for p, v in values.items()}
+    second = {p: np.zeros(v.shape) for p, v in values.items()}
+    for step in (1, 2):
+        gradients = {p: random.normal(size=v.shape) for p, v in values.items()}
+        updates, state = optimizer.update(
+            {p: jnp.asarray(g, jnp.float32) for p, g in gradients.items()}, state, ours
+        )
+        ours = optax.apply_updates(ours, updates)
+        norm = np.sqrt(sum((g**2).sum() for g in gradients.values()))
+        for path, gradient in gradients.items():
+            gradient = gradient / max(norm, 1.0)
+            first[path] = 0.9 * first[path] + 0.1 * gradient
+            second[path] = 0.999 * second[path] + 0.001 * gradient**2
+            direction = first[path] / (1 - 0.9**step)
+            direction = direction / (np.sqrt(second[path] / (1 - 0.999**step)) + 1e-8)
+            if path.rpartition(".")[2] in ("kernel", "embedding"):
+                direction = direction + 0.1 * expected[path]
+            rate = 1e-2 * (5.0 if path.startswith("classifier") else 1.0)
+            expected[path] = expected[path] - rate * direction
+    for path, value in ours.items():
+        np.testing.assert_allclose(value, expected[path], atol=1e-6)

@@ -1,10 +1,18 @@
 """The model families that ftjax knows, by the `model_type` of their config.json."""
 
-from ftjax.models import bert, t5
+from ftjax.models import bart, bert, t5
 from ftjax.models.family import Family
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (bert.FAMILY, t5.FAMILY, t5.MT5_FAMILY)
+    family.model_type: family
+    for family in (
+        bart.FAMILY,
+        bart.MARIAN_FAMILY,
+        bart.MBART_FAMILY,
+        bert.FAMILY,
+        t5.FAMILY,
+        t5.MT5_FAMILY,
+    )
 }
 
 

@@ -85,6 +85,8 @@ HARMLESS_FIELDS = frozenset(
 # Fields that change the computation in a way no family here has, with the values that do not.
 NEUTRAL_VALUES: Mapping[str, tuple] = {
     "add_cross_attention": (False,),
+    "decoder_layerdrop": (0.0,),
+    "encoder_layerdrop": (0.0,),
     "is_decoder": (False,),
     "is_encoder_decoder": (False,),
     "pruned_heads": ({}, None),

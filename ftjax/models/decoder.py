@@ -1,0 +1,592 @@
+"""What decoders share: the llama-like block and its parts, the stack, the two heads.
+
+A family's file puts a block together from the parts here (and its own, where it has some) and says
+in its config which window, rotary embedding and scale each layer has.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ftjax.models.attention import attention, make_attention_mask
+from ftjax.models.cache import LayerCache, append, apply_cached_blocks, empty_cache
+from ftjax.models.dropout import dropout, split_key
+from ftjax.models.family import Family
+from ftjax.models.layers import (
+    ACTIVATIONS,
+    Compute,
+    Output,
+    apply_blocks,
+    embedding,
+    linear,
+    require,
+    rms_norm,
+)
+from ftjax.models.rotary import Rotary, pop_rotary, rotate
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """The fields of config.json that all llama-like families have; defaults are Llama's.
+
+    `num_labels` and `pad_token_id` matter to the classifier only.
+    """
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    attention_dropout: float = 0.0
+    tie_word_embeddings: bool = False
+    rope_parameters: Rotary = dataclasses.field(default_factory=Rotary)
+    pad_token_id: int | None = None
+    num_labels: int = 2
+
+    def __post_init__(self):
+        heads = self.num_attention_heads
+        if self.num_key_value_heads is None:
+            object.__setattr__(self, "num_key_value_heads", heads)
+        if self.head_dim is None:
+            if self.hidden_size % heads:
+                raise ValueError(
+                    f"config.json: hidden_size = {self.hidden_size} is no multiple of "
+                    f"num_attention_heads = {heads}, and there is no head_dim."
+                )
+            object.__setattr__(self, "head_dim", self.hidden_size // heads)
+        if heads % self.num_key_value_heads:
+            raise ValueError(
+                f"config.json: num_attention_heads = {heads} is no multiple of "
+                f"num_key_value_heads = {self.num_key_value_heads}."
+            )
+        require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
+        for layer in range(self.num_hidden_layers):
+            self.rotary(layer).check(self.head_dim)
+
+    @classmethod
+    def from_fields(cls, fields: dict) -> dict:
+        """Rewrites older spellings of the rope parameters and derives `num_labels`.
+
+        Raises:
+            ValueError: rope parameters that are not implemented.
+        """
+        rotary = pop_rotary(fields, max_position_embeddings=cls.max_position_embeddings)
+        require("partial_rotary_factor", rotary.partial_rotary_factor, (1.0,))
+        return with_num_labels(fields | {"rope_parameters": rotary})
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens back a layer sees, the present one included; None for all."""
+        return None
+
+    def rotary(self, layer: int) -> Rotary:
+        """The layer's rotary embedding."""
+        return self.rope_parameters
+
+    @property
+    def attention_scale(self) -> float:
+        """What the attention scores are multiplied by."""
+        return self.head_dim**-0.5
+
+    @property
+    def embedding_scale(self) -> float:
+        """What the embeddings are multiplied by."""
+        return 1.0
+
+    @property
+    def embedding_dropout(self) -> float:
+        """The dropout rate of the embeddings."""
+        return 0.0
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only itself and what comes before it."""
+        return True
+
+    @property
+    def logit_soft_cap(self) -> float | None:
+        """Logits become soft_cap * tanh(logits / soft_cap)."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerTypesConfig(DecoderConfig):
+    """A config that says of each layer whether its attention is full or in a sliding window."""
+
+    sliding_window: int | None = 4096
+    layer_types: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        if self.layer_types is None:
+            object.__setattr__(self, "layer_types", self.default_layer_types())
+        super().__post_init__()
+        for layer_type in self.layer_types:
+            require("layer_types", layer_type, ("full_attention", "sliding_attention"))
+        if len(self.layer_types) != self.num_hidden_layers:
+            raise ValueError(
+                f"config.json: layer_types has {len(self.layer_types)} entries for "
+                f"{self.num_hidden_layers} layers."
+            )
+        if self.sliding_window is None and "sliding_attention" in self.layer_types:
+            raise ValueError(
+                "config.json: layer_types has sliding_attention, but sliding_window is null."
+            )
+
+    def default_layer_types(self) -> tuple[str, ...]:
+        """The types of the layers where config.json does not list them."""
+        raise NotImplementedError
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens back a layer sees, the present one included; None for all."""
+        return self.sliding_window if self.layer_types[layer] == "sliding_attention" else None
+
+
+def with_num_labels(fields: dict) -> dict:
+    """Derives `num_labels`, which transformers writes as the length of `id2label` if not 2."""
+    return {"num_labels": len(fields.get("id2label") or (0, 1))} | fields
+
+
+class Context(NamedTuple):
+    """What all blocks of one call share.
+
+    Attributes:
+        masks: window -> bool [batch or 1, 1, query length, key length].
+        rotaries: rotary embedding -> its tables.
+        index: slot of the cache where this call's tokens begin, None without a cache.
+    """
+
+    masks: Mapping[int | None, jax.Array]
+    rotaries: Mapping[Rotary, tuple[jax.Array, jax.Array]]
+    index: jax.Array | None
+
+
+class SelfAttention(nnx.Module):
+    """Grouped-query attention with rotary positions (Ainslie et al. 2023).
+
+    A family whose projections are stored in another way overrides `add_projections` and `project`.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        layer: int,
+        compute: Compute,
+        *,
+        rngs: nnx.Rngs,
+        qkv_bias: bool = False,
+        output_bias: bool = False,
+        query_key_norm: Callable | None = None,
+        soft_cap: float | None = None,
+    ):
+        self.heads = config.num_attention_heads
+        self.kv_heads = config.num_key_value_heads
+        self.head_dim = config.head_dim
+        self.add_projections(config, compute, bias=qkv_bias, rngs=rngs)
+        self.o_proj = linear(
+            self.heads * self.head_dim, config.hidden_size, compute, rngs=rngs, bias=output_bias
+        )
+        if query_key_norm is not None:
+            self.q_norm = query_key_norm(self.head_dim, config.rms_norm_eps, compute, rngs=rngs)
+            self.k_norm = query_key_norm(self.head_dim, config.rms_norm_eps, compute, rngs=rngs)
+        self.has_norms = query_key_norm is not None
+        self.rotary = config.rotary(layer)
+        self.window = config.window(layer)
+        self.scale = config.attention_scale
+        self.soft_cap = soft_cap
+        self.dropout_rate = config.attention_dropout
+
+    def add_projections(self, config, compute, *, bias, rngs):
+        """Adds the projections to queries, keys and values."""
+        size, kv_size = config.hidden_size, self.kv_heads * self.head_dim
+        query_size = self.heads * self.head_dim
+        self.q_proj = linear(size, query_size, compute, rngs=rngs, bias=bias)
+        self.k_proj = linear(size, kv_size, compute, rngs=rngs, bias=bias)
+        self.v_proj = linear(size, kv_size, compute, rngs=rngs, bias=bias)
+
+    def project(self, hidden):
+        """[batch, length, hidden] -> queries, keys, values [batch, length, heads * head_dim]."""
+        return self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+
+    def __call__(self, hidden, context: Context, key, cache: LayerCache | None):
+        """[batch, length, hidden] -> ([batch, length, hidden], the cache with these tokens)."""
+        query, keys, values = (
+            part.reshape(*hidden.shape[:2], -1, self.head_dim) for part in self.project(hidden)
+        )
+        if self.has_norms:
+            query, keys = self.q_norm(query), self.k_norm(keys)
+        tables = context.rotaries[self.rotary]
+        query, keys = rotate(query, tables), rotate(keys, tables)
+        if cache is not None:
+            cache = append(cache, keys, values, context.index)
+            keys, values = cache["key"], cache["value"]
+        mixed = attention(
+            query,
+            keys,
+            values,
+            mask=context.masks[self.window],
+            scale=self.scale,
+            soft_cap=self.soft_cap,
+            dropout_rate=self.dropout_rate,
+            dropout_key=key,
+        )
+        return self.o_proj(mixed.reshape(*hidden.shape[:2], -1)), cache
+
+
+class GatedMLP(nnx.Module):
+    """down(activation(gate(x)) * up(x)) (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
+
+    def __init__(
+        self, config: DecoderConfig, compute: Compute, *, rngs: nnx.Rngs, bias: bool = False
+    ):
+        size, wide = config.hidden_size, config.intermediate_size
+        self.gate_proj = linear(size, wide, compute, rngs=rngs, bias=bias)
+        self.up_proj = linear(size, wide, compute, rngs=rngs, bias=bias)
+        self.down_proj = linear(wide, size, compute, rngs=rngs, bias=bias)
+        self.activation = config.hidden_act
+
+    def __call__(self, hidden):
+        """[batch, length, hidden] -> [batch, length, hidden]."""
+        gate = ACTIVATIONS[self.activation](self.gate_proj(hidden))
+        return self.down_proj(gate * self.up_proj(hidden))
+
+
+class DecoderLayer(nnx.Module):
+    """One pre-norm block."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        compute: Compute,
+        self_attn: nnx.Module,
+        mlp: nnx.Module,
+        *,
+        rngs: nnx.Rngs,
+        norm: Callable = rms_norm,
+        dropout_rate: float = 0.0,
+    ):
+        size, epsilon = config.hidden_size, config.rms_norm_eps
+        self.self_attn = self_attn
+        self.mlp = mlp
+        self.input_layernorm = norm(size, epsilon, compute, rngs=rngs)
+        self.post_attention_layernorm = norm(size, epsilon, compute, rngs=rngs)
+        self.dropout_rate = dropout_rate
+
+    def __call__(self, hidden, context: Context, key, cache: LayerCache | None = None):
+        """[batch, length, hidden] -> ([batch, length, hidden], the cache with these tokens)."""
+        keys = split_key(key, 3)
+        mixed, cache = self.self_attn(self.input_layernorm(hidden), context, keys[0], cache)
+        hidden = hidden + dropout(mixed, self.dropout_rate, keys[1])
+        wide = self.mlp(self.post_attention_layernorm(hidden))
+        return hidden + dropout(wide, self.dropout_rate, keys[2]), cache
+
+
+class Decoder(nnx.Module):
+    """Embeddings, blocks and the final norm.
+
+    Attributes:
+        config: the family's.
+        compute: how it is computed.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        compute: Compute = Compute(),  # noqa: B008 (frozen)
+        *,
+        layer: Callable[..., nnx.Module],
+        rngs: nnx.Rngs,
+        norm: Callable = rms_norm,
+    ):
+        self.embed_tokens = embedding(config.vocab_size, config.hidden_size, compute, rngs=rngs)
+        self.layers = nnx.List(
+            [layer(config, index, compute, rngs=rngs) for index in range(config.num_hidden_layers)]
+        )
+        self.norm = norm(config.hidden_size, config.rms_norm_eps, compute, rngs=rngs)
+        self.config = config
+        self.compute = compute
+
+    @property
+    def token_embedding(self) -> nnx.Embed:
+        """The table [vocabulary, hidden] that a tied head shares."""
+        return self.embed_tokens
+
+    def __call__(
+        self,
+        input_ids: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+        *,
+        inputs_embeds: jax.Array | None = None,
+        position_ids: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+        cache: dict | None = None,
+        key: jax.Array | None = None,
+    ) -> Output:
+        """Runs the decoder over a batch of token rows.
+
+        Args:
+            input_ids: int [batch, length].
+            attention_mask: [batch, length], with a cache [batch, max_length]; nonzero where a token
+                is real.
+            inputs_embeds: [batch, length, hidden] in place of `input_ids`.
+            position_ids: int [batch, length]; 0, 1, 2, ... by default, with a cache from its index.
+            segment_ids: int [batch, length] for packed rows: tokens see their own segment only;
+                `position_ids` should start anew in each segment.
+            cache: from `init_cache` or an earlier call: these tokens follow the ones in it.
+            key: random key for dropout; None for evaluation, and with a cache.
+
+        Raises:
+            ValueError: a mask that does not fit the cache, or a cache where none can be used.
+        """
+        config = self.config
+        embed_key, blocks_key = split_key(key, 2)
+        hidden = inputs_embeds
+        if hidden is None:
+            hidden = self.embed_tokens(input_ids)
+            hidden = hidden * jnp.asarray(config.embedding_scale, hidden.dtype)
+        hidden = dropout(hidden, config.embedding_dropout, embed_key)
+        length = hidden.shape[1]
+        if position_ids is None:
+            position_ids = default_positions(length, cache)
+        layers = range(config.num_hidden_layers)
+        context = Context(
+            masks=decoder_masks(
+                {config.window(layer) for layer in layers},
+                length,
+                attention_mask,
+                segment_ids,
+                cache,
+                causal=config.is_causal,
+            ),
+            rotaries={
+                rotary: rotary.tables(config.head_dim, position_ids)
+                for rotary in {config.rotary(layer) for layer in layers}
+            },
+            index=None if cache is None else cache["index"],
+        )
+        return run_decoder(
+            self.layers, self.norm, hidden, context, cache, key=blocks_key, compute=self.compute
+        )
+
+    def init_cache(self, batch: int, max_length: int, dtype: Any = jnp.float32) -> dict:
+        """An empty cache (ftjax/models/cache.py) with room for `max_length` tokens per row."""
+        config = self.config
+        return empty_cache(
+            config.num_hidden_layers,
+            batch,
+            max_length,
+            config.num_key_value_heads,
+            config.head_dim,
+            dtype,
+        )
+
+
+def default_positions(length: int, cache: dict | None) -> jax.Array:
+    """Int [1, length]: 0, 1, 2, ..., or what follows the tokens of the cache."""
+    return jnp.arange(length)[None] + (0 if cache is None else cache["index"])
+
+
+def decoder_masks(
+    windows: Iterable[int | None],
+    length: int,
+    attention_mask: jax.Array | None,
+    segment_ids: jax.Array | None,
+    cache: dict | None,
+    *,
+    causal: bool = True,
+) -> dict[int | None, jax.Array]:
+    """The attention mask of each window.
+
+    Args:
+        windows: of the layers.
+        length: number of tokens of this call.
+        attention_mask: [batch, length], with a cache [batch, max_length].
+        segment_ids: int [batch, length].
+        cache: whether, and where, keys of earlier tokens are.
+        causal: whether a token sees only what comes before it.
+
+    Raises:
+        ValueError: a mask that does not fit the cache, or a cache where none can be used.
+    """
+    if cache is None:
+        common = {"length": length, "segment_ids": segment_ids}
+    elif segment_ids is not None or not causal:
+        raise ValueError("A cache serves causal decoding of one text per row, not packed rows.")
+    else:
+        max_length = cache["layers"][0]["key"].shape[1]
+        if attention_mask is not None and attention_mask.shape[1] != max_length:
+            raise ValueError(
+                f"attention_mask has {attention_mask.shape[1]} columns; with a cache it needs one "
+                f"for each of its {max_length} slots."
+            )
+        common = {
+            "length": max_length,
+            "query_length": length,
+            "query_offset": cache["index"],
+        }
+    return {
+        window: make_attention_mask(attention_mask, causal=causal, window=window, **common)
+        for window in windows
+    }
+
+
+def run_decoder(
+    blocks: Sequence[nnx.Module],
+    norm: Callable[[jax.Array], jax.Array],
+    hidden: jax.Array,
+    context: Context,
+    cache: dict | None,
+    *,
+    key: jax.Array | None,
+    compute: Compute,
+) -> Output:
+    """Runs the blocks and the final norm, with or without a cache.
+
+    Args:
+        blocks: called as `block(hidden, context, key, layer of the cache)`.
+        norm: after the last block.
+        hidden: [batch, length, hidden].
+        context: what the blocks share.
+        cache: before these tokens.
+        key: random key for dropout.
+        compute: what is rematerialised and whether blocks are scanned.
+    """
+    if cache is None:
+        hidden, states = apply_blocks(
+            blocks,
+            hidden,
+            lambda block, hidden, key: block(hidden, context, key)[0],
+            key=key,
+            compute=compute,
+        )
+    else:
+        hidden, states, cache = apply_cached_blocks(
+            blocks,
+            hidden,
+            lambda block, hidden, layer: block(hidden, context, None, layer),
+            cache,
+        )
+    hidden = norm(hidden)
+    return Output(hidden, (*states[:-1], hidden), cache=cache)
+
+
+class CausalLM(nnx.Module):
+    """A decoder with its language-model head, tied to the embeddings or of its own."""
+
+    def __init__(
+        self,
+        config: Any,
+        compute: Compute = Compute(),  # noqa: B008 (frozen)
+        *,
+        backbone: Callable[..., nnx.Module],
+        rngs: nnx.Rngs,
+    ):
+        self.backbone = backbone(config, compute, rngs=rngs)
+        self.lm_head = (
+            None
+            if config.tie_word_embeddings
+            else linear(config.hidden_size, config.vocab_size, compute, rngs=rngs, bias=False)
+        )
+        self.config = config
+        self.compute = compute
+
+    def __call__(self, *args, **kwargs) -> Output:
+        """As the backbone's, with `logits` [batch, length, vocabulary]."""
+        output = self.backbone(*args, **kwargs)
+        return output._replace(logits=self.logits(output.last_hidden_state))
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[batch, length, hidden] -> [batch, length, vocabulary]."""
+        head = self.backbone.token_embedding.attend if self.lm_head is None else self.lm_head
+        logits = head(hidden)
+        cap = self.config.logit_soft_cap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+    def init_cache(self, *args, **kwargs) -> dict:
+        """As the backbone's."""
+        return self.backbone.init_cache(*args, **kwargs)
+
+
+class SequenceClassifier(nnx.Module):
+    """A decoder with a linear layer on the last token (transformers' ForSequenceClassification)."""
+
+    def __init__(
+        self,
+        config: Any,
+        compute: Compute = Compute(),  # noqa: B008 (frozen)
+        *,
+        backbone: Callable[..., nnx.Module],
+        rngs: nnx.Rngs,
+    ):
+        self.backbone = backbone(config, compute, rngs=rngs)
+        self.score = linear(config.hidden_size, config.num_labels, compute, rngs=rngs, bias=False)
+        self.config = config
+        self.compute = compute
+
+    def __call__(
+        self,
+        input_ids: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+        **kwargs,
+    ) -> Output:
+        """As the backbone's, with `logits` [batch, classes] of each row's last token.
+
+        The last token is the rightmost one that is not the config's `pad_token_id`; without such an
+        id (or with `inputs_embeds`), the rightmost one that `attention_mask` keeps.
+        """
+        output = self.backbone(input_ids, attention_mask, **kwargs)
+        hidden = output.last_hidden_state
+        real = attention_mask
+        if self.config.pad_token_id is not None and input_ids is not None:
+            real = input_ids != self.config.pad_token_id
+        if real is None:
+            real = jnp.ones(hidden.shape[:2], bool)
+        last = jnp.max(jnp.where(real, jnp.arange(hidden.shape[1]), 0), axis=1)
+        hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+        return output._replace(logits=self.score(hidden))
+
+
+def decoder_networks(backbone: Callable[..., nnx.Module]) -> dict[str, Callable]:
+    """The networks of a decoder family by their purpose (`Family.networks`)."""
+    return {
+        "backbone": backbone,
+        "causal_lm": functools.partial(CausalLM, backbone=backbone),
+        "sequence_classification": functools.partial(SequenceClassifier, backbone=backbone),
+    }
+
+
+def llama_like_family(
+    model_type: str,
+    config: type[DecoderConfig],
+    layer: Callable[..., nnx.Module],
+    *,
+    norm: Callable = rms_norm,
+    ignored_fields: Iterable[str] = (),
+) -> Family:
+    """A family whose checkpoints have Llama's names.
+
+    Args:
+        model_type: as in config.json.
+        config: its config.
+        layer: builds a block, called as `layer(config, index, compute, rngs=rngs)`.
+        norm: the final norm.
+        ignored_fields: as in `Family`.
+    """
+    return Family(
+        model_type=model_type,
+        config=config,
+        networks=decoder_networks(functools.partial(Decoder, layer=layer, norm=norm)),
+        prefix="model.",
+        heads=(r"lm_head\..*", r"score\..*"),
+        buffers=(r".*rotary_emb\.inv_freq",),
+        tied={"lm_head.weight": "model.embed_tokens.weight"},
+        ignored_fields=frozenset(ignored_fields),
+    )

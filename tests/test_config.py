@@ -131,7 +131,7 @@ def test_an_ablation_of_a_field_that_does_not_exist(tmp_path):
         "def get_config():\n    return base_config()\n"
         "def get_ablations():\n    return {'x': {'optimizer.learning_rat': 1.0}}\n",
     )
-    with pytest.raises(ValueError, match="variant 'x'.*did you mean optimizer.learning_rate"):
+    with pytest.raises(ValueError, match=r"variant 'x'.*did you mean optimizer\.learning_rate"):
         load_experiment(path)
 
 

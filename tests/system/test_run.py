@@ -1,0 +1,342 @@
+"""Whole runs on a tiny checkpoint: what they leave, how they stop, how they go on bit for bit."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ftjax.config import flatten, override
+from ftjax.predict import TextClassificationPredictor
+from ftjax.training.checkpoint import Checkpoints
+from ftjax.training.loop import DivergedError
+from ftjax.training.optimizer import make_optimizer
+from ftjax.training.report import print_result
+from ftjax.training.run import build, run
+from ftjax.training.run_folder import RunFolder
+from ftjax.training.step import new_state
+
+DRIVER = Path(__file__).parent / "driver.py"
+
+
+def quiet():
+    return Console(file=io.StringIO(), width=200, soft_wrap=True)
+
+
+def small(config, **overrides):
+    """Six steps, without what other tests look at."""
+    settings = {"evaluation.baselines": False, "retention.enabled": False, "training.epochs": 1}
+    return override(config, settings | {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("xla")
+
+
+def drive(folder, config, where, cache):
+    """Runs the driver; its exit code and what it printed."""
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, DRIVER, folder, json.dumps(flatten(config)), where],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def final_state(folder, config):
+    """Every array of the last checkpoint and of the best."""
+    trainable = build(config).trainable
+    optimizer = make_optimizer(config.optimizer, lambda step: 1.0, trainable)
+    with Checkpoints(RunFolder(folder).checkpoints, keep_last=9) as checkpoints:
+        _, state, _ = checkpoints.restore(new_state(0, trainable, optimizer))
+        _, best, _ = checkpoints.restore_best(trainable)
+    leaves, _ = jax.tree_util.tree_flatten_with_path((state, best))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def assert_same_run(folder, reference, config):
+    assert (folder / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
+    mine, other = (json.loads((f / "result.json").read_text()) for f in (folder, reference))
+    assert mine["metrics"] == other["metrics"]
+    ours, theirs = final_state(folder, config), final_state(reference, config)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert value.tobytes() == theirs[name].tobytes(), name
+
+
+@pytest.fixture(scope="module")
+def config_of_kills(tiny_bert, tiny_texts):
+    from ftjax.config import base_config
+
+    return small(
+        override(
+            base_config(),
+            {
+                "name": "killed",
+                "model.reference": str(tiny_bert),
+                "data.source": str(tiny_texts),
+                "data.buckets": (8, 16),
+                "data.batch_size": 8,
+                "optimizer.learning_rate": 1e-2,
+            },
+        ),
+        training__epochs=2,
+        training__checkpoint_every=2,
+        training__log_every=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, config_of_kills, cache):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    code, output = drive(folder, config_of_kills, "never", cache)
+    assert code == 0, output
+    return folder
+
+
+@pytest.mark.parametrize("where", ["step 7", "step 11", "save 3", "save 4"])
+def test_killed_and_started_again_ends_bit_for_bit_the_same(
+    tmp_path, config_of_kills, uninterrupted, cache, where
+):
+    folder = tmp_path / "run"
+    code, output = drive(folder, config_of_kills, where, cache)
+    assert code == -9, output
+    assert "save" not in where or "half-written: ['" in output, output
+    assert not (folder / "result.json").exists()
+    code, output = drive(folder, config_of_kills, "never", cache)
+    assert code == 0, output
+    assert "Continuing from step" in output
+    assert_same_run(folder, uninterrupted, config_of_kills)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_saves_and_says_how_to_go_on(
+    tmp_path, config_of_kills, uninterrupted, cache, name
+):
+    folder = tmp_path / "run"
+    code, output = drive(folder, config_of_kills, f"signal 5 {name}", cache)
+    assert code == 0, output
+    assert f"Stopped by {name} at step 5 of 12; all is saved. The same command continues" in output
+    assert json.loads((folder / "manifest.json").read_text())["sessions"][0]["status"] == "stopped"
+    code, output = drive(folder, config_of_kills, "never", cache)
+    assert "Continuing from step 5" in output
+    assert_same_run(folder, uninterrupted, config_of_kills)
+
+
+def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(
+    tmp_path, config_of_kills, uninterrupted, cache
+):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    (folder / "result.json").unlink()
+    files = [p for p in (folder / "checkpoints" / "12").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    code, output = drive(folder, config_of_kills, "never", cache)
+    assert code == 0, output
+    assert "Damaged checkpoint" in output
+    assert "going back to step 10" in output
+    assert_same_run(folder, uninterrupted, config_of_kills)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_bert, tiny_texts):
+    """One run with everything on, on four devices."""
+    from ftjax.config import base_config
+
+    config = override(
+        base_config(),
+        {
+            "name": "tiny",
+            "model.reference": str(tiny_bert),
+            "data.source": str(tiny_texts),
+            "data.buckets": (8, 16),
+            "data.batch_size": 8,
+            "evaluation.batch_size": 8,
+            "optimizer.learning_rate": 1e-2,
+            "training.epochs": 6,
+            "retention.source": str(tiny_texts),
+            "retention.max_length": 16,
+        },
+    )
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    console = quiet()
+    result = run(config, folder, console)
+    print_result(console, result, str(folder))
+    return config, folder, result, console.file.getvalue()
+
+
+def test_a_run_learns_and_says_what_it_cost(finished):
+    _, _, result, output = finished
+    metrics, cost = result["metrics"], result["cost"]
+    assert metrics["test/accuracy"] > metrics["test/majority/accuracy"] + 0.2
+    assert set(metrics) >= {
+        *("test/macro_f1", "test/loss", "test/tfidf_logistic_regression/macro_f1"),
+        *("test/frozen_linear_head/accuracy", "validation/macro_f1"),
+        *("retention/before", "retention/after", "retention/change"),
+    }
+    assert cost["compile_seconds"] > 0
+    assert cost["trainable_parameters"] == cost["parameters"]
+    for words in ("majority answer", "TF-IDF", "frozen network", "fine-tuned", "retention", "GiB"):
+        assert words in output
+
+
+def test_the_best_step_is_the_best_validation_of_metrics_jsonl(finished):
+    config, folder, result, _ = finished
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    scores = {n["step"]: n["validation/macro_f1"] for n in lines if "validation/macro_f1" in n}
+    assert len(scores) == config.training.epochs
+    assert scores[result["best_step"]] == max(scores.values())
+    assert result["metrics"]["validation/macro_f1"] == pytest.approx(max(scores.values()))
+
+
+def test_the_manifest_says_what_it_was_made_of(finished):
+    config, folder, _, _ = finished
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["datasets_sha256"]) >= {"train", "validation", "test"}
+    assert len(manifest["weights_sha256"][config.model.reference]) == 64
+    assert manifest["sessions"][0]["status"] == "finished"
+    assert manifest["sessions"][0]["packages"]["jax"]
+    assert len(manifest["sessions"][0]["devices"]) == 4
+
+
+def test_a_finished_run_is_not_run_again(finished):
+    config, folder, result, _ = finished
+    before = (folder / "metrics.jsonl").stat().st_mtime_ns
+    assert run(config, folder, quiet()) == json.loads(json.dumps(result))
+    assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_another_config_in_the_same_folder_is_refused_with_the_fields(finished):
+    config, folder, _, _ = finished
+    other = override(config, {"optimizer.learning_rate": 5e-3, "training.epochs": 7})
+    with pytest.raises(ValueError, match="holds a run with another config") as error:
+        run(other, folder, quiet())
+    assert "config.optimizer.learning_rate: 0.01 there, 0.005 now" in str(error.value)
+    assert "config.training.epochs: 6 there, 7 now" in str(error.value)
+
+
+def test_predictions_of_a_finished_run_are_those_of_its_test_scores(finished):
+    config, folder, result, _ = finished
+    parts = build(config)
+    test = parts.task.splits["test"]
+    predictor = TextClassificationPredictor(folder)
+    probabilities = predictor(test.texts)
+    accuracy = (probabilities.argmax(-1) == test.labels).mean()
+    assert accuracy == pytest.approx(result["metrics"]["test/accuracy"])
+    one = predictor(test.texts[:1])
+    np.testing.assert_allclose(one, probabilities[:1], atol=1e-6)
+    with pytest.raises(ValueError, match="trained on single texts"):
+        predictor(["a"], ["b"])
+
+
+def test_predicting_with_an_unfinished_run(tmp_path, tiny_config):
+    folder = RunFolder(tmp_path)
+    folder.claim(tiny_config)
+    with pytest.raises(FileNotFoundError, match="not finished"):
+        TextClassificationPredictor(tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny_config, monkeypatch):
+    from ftjax.objectives import classification
+
+    plain = classification.loss
+
+    def poisoned(logits, batch, **settings):
+        total, weight, metrics = plain(logits, batch, **settings)
+        # Record 7 is poison.
+        bad = (batch["example_ids"] == 7).any()
+        return total + np.nan * bad, weight, metrics
+
+    monkeypatch.setattr(classification, "loss", poisoned)
+    config = small(tiny_config, training__checkpoint_every=1, seed=1)
+    with pytest.raises(DivergedError, match=r"The loss is nan at step \d+") as error:
+        run(config, tmp_path / "run", quiet())
+    message = str(error.value)
+    ids = message.partition("Its records: ")[2].partition(". ")[0].split(", ")
+    assert "7" in ids
+    step = int(message.partition("at step ")[2].partition(";")[0])
+    with Checkpoints(tmp_path / "run" / "checkpoints", keep_last=9) as checkpoints:
+        assert checkpoints.latest_step() == (step - 1 if step > 1 else -1)
+    assert ("no checkpoint yet" if step == 1 else f"checkpoint is step {step - 1}") in message
+
+
+def test_a_linear_probe_keeps_all_it_knew(tmp_path, tiny_config):
+    config = override(tiny_config, {"tuning.method": "linear_probe", "training.epochs": 1})
+    config = override(config, {"evaluation.baselines": False})
+    result = run(config, tmp_path / "run", quiet())
+    assert result["metrics"]["retention/change"] == 0.0
+    assert result["cost"]["trainable_parameters"] == 16 * 3 + 3
+
+
+def test_early_stopping(tmp_path, tiny_config):
+    config = small(
+        tiny_config,
+        training__epochs=9,
+        evaluation__patience=1,
+        evaluation__every=1,
+        optimizer__learning_rate=1e-9,
+    )
+    console = quiet()
+    result = run(config, tmp_path / "run", console)
+    assert result["steps"] < 9 * 6
+    assert "Stopped early" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("parallel", ["mesh", "pmap"])
+def test_mesh_and_pmap_runs_agree(tmp_path, tiny_config, parallel):
+    config = small(tiny_config, training__parallel=parallel, model__dropout=0.0)
+    config = override(config, {"model.head_dropout": 0.0})
+    result = run(config, tmp_path / "run", quiet())
+    alone = override(config, {"training.parallel": "mesh", "training.mesh.tensor": 4})
+    expected = run(alone, tmp_path / "alone", quiet())
+    for name, value in expected["metrics"].items():
+        assert result["metrics"][name] == pytest.approx(value, abs=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        ({"model.reference": "/nowhere"}, FileNotFoundError, "There is no /nowhere"),
+        ({"data.source": "/nowhere/{split}.csv"}, FileNotFoundError, "no data file"),
+        ({"training.platform": "gpu"}, RuntimeError, "no such device"),
+        ({"data.batch_size": 6}, ValueError, "multiple of the 4 devices"),
+        ({"optimizer.learning_rate": -1.0}, ValueError, "learning_rate"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(
+    tmp_path, tiny_config, overrides, error, message
+):
+    tiny_config.update_from_flattened_dict(overrides)
+    with pytest.raises(error, match=message):
+        run(tiny_config, tmp_path / "run", quiet())
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_an_unwritable_run_folder(tmp_path, tiny_config):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(OSError, match=r"cannot be written .*--workdir"):
+        run(tiny_config, blocked / "run", quiet())
+
+
+def test_a_full_disk(tmp_path, tiny_config, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(OSError, match="is full"):
+        run(tiny_config, tmp_path / "run", quiet())
+    assert not (tmp_path / "run" / "config.json").exists()

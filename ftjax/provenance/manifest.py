@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -20,6 +21,10 @@ PACKAGES = (
     *("numpy", "optax", "orbax-checkpoint", "safetensors", "scikit-learn", "scipy"),
     *("tensorflow-datasets", "tokenizers", "transformers"),
 )
+
+SECRET_NAME = r"(?i:token|password|passwd|secret|credentials?|(?:api|access|private)[_-]?key)"
+# An address's user and password; a token of the Hugging Face hub.
+SECRET_VALUE = re.compile(r"(?<=://)[^/@\s]+(?=@)|\bhf_\w{20,}")
 
 
 def start_manifest(
@@ -62,12 +67,12 @@ def start_manifest(
             "finished": None,
             "status": "running",
             "host": socket.gethostname(),
-            "command": [_without_secrets(word) for word in sys.argv],
+            "command": without_secrets(sys.argv),
             "code": code_version(),
             "python": platform.python_version(),
             "packages": package_versions(),
             "platform": platform.platform(),
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "devices": devices,
         }
@@ -94,13 +99,18 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def code_version() -> dict[str, Any]:
-    """The commit of the ftjax checkout and whether files differ from it; None outside git."""
-    folder = Path(__file__).resolve().parents[2]
+    """The commit of the ftjax checkout and whether its code differs; None, and why, without one."""
+    checkout = Path(__file__).resolve().parents[2]
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "ftjax"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
+        top, commit = _git(checkout, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+        # Installed into another project's environment, ftjax lies inside that project's checkout.
+        if Path(top).resolve() != checkout:
+            return {"commit": None, "dirty": None, "reason": "ftjax is installed, not checked out"}
+        return {"commit": commit, "dirty": bool(_git(checkout, "status", "--porcelain", "ftjax"))}
+    except FileNotFoundError:
+        return {"commit": None, "dirty": None, "reason": "git is not installed"}
+    except subprocess.CalledProcessError as error:
+        return {"commit": None, "dirty": None, "reason": error.stderr.strip()}
 
 
 def package_versions() -> dict[str, str]:
@@ -114,17 +124,27 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def without_secrets(words: list[str]) -> list[str]:
+    """A command line without the values of `--token`, `--password` and their like.
+
+    Of an address, the user and password go, and what is after `token=`.
+    """
+    shown = []
+    for previous, word in itertools.pairwise(["", *words]):
+        if re.fullmatch(f"-.*{SECRET_NAME}", previous) and not word.startswith("-"):
+            word = "(removed)"
+        word = re.sub(f"({SECRET_NAME}=).+", r"\1(removed)", word, flags=re.DOTALL)
+        shown.append(SECRET_VALUE.sub("(removed)", word))
+    return shown
+
+
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _without_secrets(word: str) -> str:
-    word = re.sub(r"://[^/@\s]+@", "://", word)
-    return re.sub(r"((?:token|password|secret|key)[\w.-]*=).+", r"\1(removed)", word, flags=re.I)
-
-
-def _processor() -> str:
+def processor() -> str:
+    """The name of the CPU."""
     try:
         info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         return re.search(r"model name\s*:\s*(.+)", info)[1]

@@ -16,7 +16,7 @@ from flax import nnx
 from ftjax.models.attention import attention, make_attention_mask
 from ftjax.models.cache import LayerCache, append, apply_cached_blocks, empty_cache
 from ftjax.models.dropout import dropout, split_key
-from ftjax.models.family import Family
+from ftjax.models.family import Family, with_num_labels
 from ftjax.models.layers import (
     ACTIVATIONS,
     Compute,
@@ -148,11 +148,6 @@ class LayerTypesConfig(DecoderConfig):
     def window(self, layer: int) -> int | None:
         """How many tokens back a layer sees, the present one included; None for all."""
         return self.sliding_window if self.layer_types[layer] == "sliding_attention" else None
-
-
-def with_num_labels(fields: dict) -> dict:
-    """Derives `num_labels`, which transformers writes as the length of `id2label` if not 2."""
-    return {"num_labels": len(fields.get("id2label") or (0, 1))} | fields
 
 
 class Context(NamedTuple):

@@ -210,6 +210,11 @@ class Family:
         return leaf == "kernel" and not re.fullmatch(self.untransposed, module)
 
 
+def with_num_labels(fields: dict) -> dict:
+    """Derives `num_labels`, which transformers writes as the length of `id2label` if not 2."""
+    return {"num_labels": len(fields.get("id2label") or (0, 1))} | fields
+
+
 def _hashable(value: Any) -> Any:
     """Lists and dicts as tuples: configs are static parts of a traced network."""
     if isinstance(value, Mapping):

@@ -19,8 +19,8 @@ from ftjax.models.decoder import (
     LayerTypesConfig,
     SelfAttention,
     llama_like_family,
-    with_num_labels,
 )
+from ftjax.models.family import with_num_labels
 from ftjax.models.layers import Compute, require
 from ftjax.models.rotary import Rotary, make_rotary
 

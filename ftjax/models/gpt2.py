@@ -18,10 +18,9 @@ from ftjax.models.decoder import (
     decoder_networks,
     default_positions,
     run_decoder,
-    with_num_labels,
 )
 from ftjax.models.dropout import dropout, split_key
-from ftjax.models.family import Family
+from ftjax.models.family import Family, with_num_labels
 from ftjax.models.layers import (
     ACTIVATIONS,
     Compute,

@@ -13,8 +13,8 @@ from ftjax.models.decoder import (
     DecoderLayer,
     SelfAttention,
     llama_like_family,
-    with_num_labels,
 )
+from ftjax.models.family import with_num_labels
 from ftjax.models.layers import ACTIVATIONS, Compute, linear, require
 from ftjax.models.rotary import pop_rotary
 

@@ -40,6 +40,7 @@ class Field:
         below: the number must be smaller than this.
         optional: the type of a field that may be None (its default).
         required: refused while it still has the default.
+        only: the only task that reads it; others refuse anything but the default.
     """
 
     default: Any
@@ -51,6 +52,7 @@ class Field:
     below: float | None = None
     optional: type | None = None
     required: bool = False
+    only: str | None = None
 
     def allowed(self) -> str:
         """What values the field takes, in words."""
@@ -102,13 +104,20 @@ class Field:
         )
 
 
+TASKS = ("text_classification", "causal_lm")
+CLASSIFICATION = "text_classification"
+METRICS = {
+    "text_classification": ("macro_f1", "accuracy", "loss"),
+    "causal_lm": ("perplexity", "loss"),
+}
+
 SCHEMA: dict[str, Any] = {
     "name": Field(
         "", "Experiment; its runs go to runs/<name>/<variant>/seed-<seed>.", required=True
     ),
     "variant": Field("base", "Name of the ablation variant."),
     "seed": Field(0, "All random numbers of the run come from it.", minimum=0, maximum=2**31 - 1),
-    "task": Field("text_classification", "What is learned.", choices=("text_classification",)),
+    "task": Field("text_classification", "What is learned.", choices=TASKS),
     "model": {
         "reference": Field(
             "",
@@ -119,6 +128,7 @@ SCHEMA: dict[str, Any] = {
             "mean",
             "Tokens to text: mean of real tokens, first token, or the published pooler.",
             choices=("mean", "first", "pooler"),
+            only=CLASSIFICATION,
         ),
         "dropout": Field(
             None,
@@ -127,7 +137,9 @@ SCHEMA: dict[str, Any] = {
             minimum=0.0,
             below=1.0,
         ),
-        "head_dropout": Field(0.1, "Dropout before the new head.", minimum=0.0, below=1.0),
+        "head_dropout": Field(
+            0.1, "Dropout before the new head.", minimum=0.0, below=1.0, only=CLASSIFICATION
+        ),
         "dtype": Field(
             "float32", "Of activations and products.", choices=("float32", "bfloat16", "float16")
         ),
@@ -148,8 +160,10 @@ SCHEMA: dict[str, Any] = {
         "validation_split": Field("validation", "Split that chooses the checkpoint."),
         "test_split": Field("test", "Split that is looked at once, at the end."),
         "text_field": Field("text", "Column with the text."),
-        "second_text_field": Field(None, "Column with a second text, for pairs.", optional=str),
-        "label_field": Field("label", "Column with the label."),
+        "second_text_field": Field(
+            None, "Column with a second text, for pairs.", optional=str, only=CLASSIFICATION
+        ),
+        "label_field": Field("label", "Column with the label.", only=CLASSIFICATION),
         "train_limit": Field(None, "Learn from the first so many only.", optional=int, minimum=1),
         "buckets": Field(
             (32, 64, 128, 256),
@@ -163,18 +177,23 @@ SCHEMA: dict[str, Any] = {
     },
     "objective": {
         "label_smoothing": Field(
-            0.0, "Share of the target spread over classes.", minimum=0, below=1
+            0.0, "Share of the target spread over classes.", minimum=0, below=1, only=CLASSIFICATION
         ),
         "class_weights": Field(
             "none",
             "Weight of an example by its class: none, or inverse to the class's frequency.",
             choices=("none", "balanced", "square_root"),
+            only=CLASSIFICATION,
         ),
     },
     "optimizer": {
         "learning_rate": Field(3e-5, "Peak of the schedule.", above=0.0, maximum=10.0),
         "head_learning_rate_factor": Field(
-            1.0, "The new head's learning rate, relative to the rest.", above=0.0, maximum=1e4
+            1.0,
+            "The new head's learning rate, relative to the rest.",
+            above=0.0,
+            maximum=1e4,
+            only=CLASSIFICATION,
         ),
         "schedule": Field(
             "linear", "From the peak to the end.", choices=("linear", "cosine", "constant")
@@ -215,23 +234,25 @@ SCHEMA: dict[str, Any] = {
         ),
         "metric": Field(
             "macro_f1",
-            "Validation metric that chooses the checkpoint.",
-            choices=("macro_f1", "accuracy", "loss"),
+            "Validation metric that chooses the checkpoint (perplexity, loss: lower is better).",
+            choices=("macro_f1", "accuracy", "loss", "perplexity"),
         ),
         "patience": Field(
             None, "Stop after so many validations without improvement.", optional=int, minimum=1
         ),
-        "baselines": Field(True, "Also score majority, TF-IDF and the frozen network."),
+        "baselines": Field(
+            True, "Also score majority, TF-IDF and the frozen network.", only=CLASSIFICATION
+        ),
     },
     "retention": {
         "enabled": Field(True, "Measure before and after what else the network can do."),
         "source": Field("tfds://drug_reviews", "Labelled text unrelated to the task."),
-        "train_split": Field("train", "Split to fit the probe on."),
+        "train_split": Field("train", "Split to fit the probe on.", only=CLASSIFICATION),
         "test_split": Field("test", "Split to score the probe on."),
         "text_field": Field("text", "Column with the text."),
-        "label_field": Field("label", "Column with the label."),
+        "label_field": Field("label", "Column with the label.", only=CLASSIFICATION),
         "limit": Field(None, "Use the first so many of each split.", optional=int, minimum=2),
-        "max_length": Field(64, "Tokens per text.", minimum=3),
+        "max_length": Field(64, "Tokens per text.", minimum=3, only=CLASSIFICATION),
     },
 }
 
@@ -372,6 +393,24 @@ def load_experiment(path: str | Path, argument: str | None = None) -> Experiment
 
 
 def _bad_combination(values: Mapping[str, Any]) -> str | None:
+    task = values["task"]
+    for name, field in _fields(SCHEMA):
+        if field.only not in (None, task) and values[name] != field.default:
+            return (
+                f"config.{name} = {values[name]!r}: only task = {field.only!r} reads it, not "
+                f"{task!r}. Leave it at {field.default!r}."
+            )
+    metric = values["evaluation.metric"]
+    if metric not in METRICS[task]:
+        return (
+            f"config.evaluation.metric = {metric!r} is not measured by the task {task!r}; choose "
+            f"one of {', '.join(METRICS[task])}."
+        )
+    if task == "causal_lm" and values["tuning.method"] == "linear_probe":
+        return (
+            "config.tuning.method = 'linear_probe' trains a new head, and the task 'causal_lm' has "
+            "none; choose another method."
+        )
     accumulation, batch_size = values["optimizer.accumulation_steps"], values["data.batch_size"]
     if batch_size % accumulation:
         return (

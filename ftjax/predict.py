@@ -40,6 +40,10 @@ class TextClassificationPredictor:
             raise FileNotFoundError(
                 f"The run in {run} is not finished; the command that started it continues it."
             )
+        if self._config.task != "text_classification":
+            raise ValueError(
+                f"The run in {run} learned {self._config.task}; scripts/chat.py talks with it."
+            )
         self.classes: list[str] = folder.recall("task")["classes"]
         self.fields = {"text": self._config.data.text_field}
         if self._config.data.second_text_field is not None:
@@ -47,9 +51,9 @@ class TextClassificationPredictor:
         base = locate(self._config.model.reference)
         _refuse_other_weights(folder, self._config.model.reference, base)
         self._tokenizer = load_tokenizer(base)
-        network = classifier(
-            self._config, load_backbone(self._config, base), len(self.classes), self._config.seed
-        )
+        pooled = self._config.model.pooling == "pooler"
+        backbone = load_backbone(self._config, base, "pooled" if pooled else "backbone")
+        network = classifier(self._config, backbone, len(self.classes), self._config.seed)
         rebuild, trainable, frozen = partition(
             network, METHODS[self._config.tuning.method](network)
         )

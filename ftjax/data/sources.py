@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import numpy as np
 
 from ftjax.pretrained.locate import cache_folder
 
-FILE_KINDS = (".jsonl", ".csv", ".parquet")
+FILE_KINDS = (".jsonl", ".csv", ".parquet", ".txt")
+
+# A plain text without {split} in its path is divided in order: what comes last is what is tested.
+TEXT_SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0), "": (0.0, 1.0)}
 
 
 class Records(Sequence):
@@ -51,7 +55,8 @@ def load_records(
     Args:
         source: `tfds://name` or `tfds://name/config` for a TFDS dataset (those of
             `ftjax.data.builders`, or any that TFDS knows and can prepare without TensorFlow), or
-            the path of a .jsonl, .csv or .parquet file, with `{split}` where splits are files.
+            the path of a .jsonl, .csv, .parquet or .txt file, with `{split}` where splits are files
+            (a .txt without it is divided in order).
         split: TFDS split (slices such as "train[:10%]" too), or what stands for `{split}`.
         fields: our name -> the source's column.
         limit: the first so many records only.
@@ -65,7 +70,7 @@ def load_records(
         name, rows = f"{source} {split}", _from_tfds(source.removeprefix("tfds://"), split)
     else:
         path = Path(source.replace("{split}", split)).expanduser()
-        name, rows = str(path), _from_file(path, split)
+        name, rows = str(path), _from_file(path, split, divided="{split}" in source)
     chosen = []
     for number, row in enumerate(rows):
         if limit is not None and number >= limit:
@@ -88,7 +93,7 @@ def _with_our_names(row: Mapping[str, Any], fields: Mapping[str, str], where: st
     return chosen
 
 
-def _from_file(path: Path, split: str) -> Iterator[dict]:
+def _from_file(path: Path, split: str, *, divided: bool) -> Iterator[dict]:
     if path.suffix not in FILE_KINDS:
         raise ValueError(
             f"{path}: unknown kind of data. Use tfds://name, or a path ending in "
@@ -99,6 +104,8 @@ def _from_file(path: Path, split: str) -> Iterator[dict]:
             f"There is no data file {path} (split {split!r}). In config.data.source, {{split}} "
             "stands for the split's name."
         )
+    if path.suffix == ".txt":
+        return _from_text(path, "" if divided else split)
     return {".jsonl": _from_jsonl, ".csv": _from_csv, ".parquet": _from_parquet}[path.suffix](path)
 
 
@@ -127,6 +134,16 @@ def _from_csv(path: Path) -> Iterator[dict]:
             yield row
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
+
+
+def _from_text(path: Path, split: str) -> Iterator[dict]:
+    """Paragraphs (what blank lines separate) of a part of a text, as {"text": ...}."""
+    if split not in TEXT_SHARES:
+        known = ", ".join(name for name in TEXT_SHARES if name)
+        raise ValueError(f"{path} has no split {split!r}; a plain text is divided into {known}.")
+    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", _text(path)) if part.strip()]
+    begin, end = (round(share * len(paragraphs)) for share in TEXT_SHARES[split])
+    yield from ({"text": paragraph} for paragraph in paragraphs[begin:end])
 
 
 def _from_parquet(path: Path) -> Iterator[dict]:

@@ -1,6 +1,7 @@
 """Texts to token ids, and names of classes to numbers."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def tokenize(
     records: Sequence[dict[str, Any]],
     tokenizer: transformers.PreTrainedTokenizerBase,
     *,
-    max_length: int,
+    max_length: int | None,
     text_field: str = "text",
     second_text_field: str | None = None,
 ) -> TokenizedText:
@@ -70,7 +71,7 @@ def tokenize(
     Args:
         records: each with the text, or two texts.
         tokenizer: a fast tokenizer.
-        max_length: longer texts are cut to so many tokens, and counted.
+        max_length: longer texts are cut to so many tokens, and counted; None cuts nothing.
         text_field: where the text is.
         second_text_field: where the second text of a pair is.
     """
@@ -80,7 +81,8 @@ def tokenize(
         texts = [record[text_field] for record in chunk]
         pairs = [record[second_text_field] for record in chunk] if second_text_field else None
         encoded = tokenizer(texts, pairs, truncation=False, return_token_type_ids=bool(pairs))
-        too_long = [i for i, row in enumerate(encoded["input_ids"]) if len(row) > max_length]
+        limit = max_length or math.inf
+        too_long = [i for i, row in enumerate(encoded["input_ids"]) if len(row) > limit]
         truncated += len(too_long)
         if too_long:
             encoded = tokenizer(

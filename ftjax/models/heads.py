@@ -69,6 +69,34 @@ class TextClassifier(nnx.Module):
         return self.classifier(features).astype(jnp.float32)
 
 
+class LanguageModel(nnx.Module):
+    """A published causal language model, called with a batch.
+
+    Attributes:
+        backbone: a family's "causal_lm" network.
+    """
+
+    def __init__(self, backbone: nnx.Module):
+        self.backbone = backbone
+
+    def __call__(
+        self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits [batch, length, vocabulary] of packed rows.
+
+        Args:
+            batch: `input_ids`, `segment_ids` and `position_ids`, int [batch, length].
+            key: random key for dropout; None for evaluation.
+        """
+        output = self.backbone(
+            batch["input_ids"],
+            segment_ids=batch["segment_ids"],
+            position_ids=batch["position_ids"],
+            key=key,
+        )
+        return output.logits
+
+
 def mean_of_tokens(hidden: jax.Array, attention_mask: jax.Array) -> jax.Array:
     """Mean over the real tokens, in float32; a row without any gives zeros.
 

@@ -1,21 +1,21 @@
 """Retention of a text encoder: a probe on text that has nothing to do with the task."""
 
-from collections.abc import Callable
-
+import jax
 import numpy as np
 import transformers
+from flax import nnx
 from ml_collections import ConfigDict
 
 from ftjax.data.batching import make_batch, plan_batches
 from ftjax.data.sources import load_records
 from ftjax.data.text import encode_labels, tokenize
-from ftjax.evaluation.retention import probe_correct
+from ftjax.evaluation.retention import probe_correct, retention_metrics
 
 SPLITS = ("train", "test")
 
 
-class RetentionCorpus:
-    """Labelled text and the probe on it.
+class EncoderRetention:
+    """Labelled text and the probe on it; see `ftjax.tasks.Retention`.
 
     Attributes:
         datasets: split -> SHA-256.
@@ -47,19 +47,22 @@ class RetentionCorpus:
             self._labels[name], classes = encode_labels(records, "label", classes)
             self.datasets[f"retention/{name}"] = records.fingerprint
 
-    def correct(self, features: Callable[[list[dict[str, np.ndarray]]], np.ndarray]) -> np.ndarray:
-        """Whether a probe on a network's features sorts each test text right.
+    def batches(self) -> dict[str, list[dict[str, np.ndarray]]]:
+        """All texts of both splits."""
+        return {name: self._batches(name) for name in SPLITS}
 
-        Args:
-            features: batches -> [texts, hidden], in the order of `example_ids`.
+    def outputs(self, network: nnx.Module, batch: dict[str, jax.Array]) -> jax.Array:
+        """Features [batch, hidden]."""
+        return network.features(batch)
 
-        Returns:
-            bool [test texts].
-        """
-        found = {name: features(self._batches(name)) for name in SPLITS}
-        return probe_correct(
-            found["train"], self._labels["train"], found["test"], self._labels["test"]
-        )
+    def score(self, outputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Whether a probe on the features sorts each test text right, bool [test texts]."""
+        train, test = (outputs[name] for name in SPLITS)
+        return probe_correct(train, self._labels["train"], test, self._labels["test"])
+
+    def metrics(self, before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+        """Accuracies before and after, and the change with its interval."""
+        return retention_metrics(before, after)
 
     def _batches(self, name: str) -> list[dict[str, np.ndarray]]:
         tokens, labels = self._tokens[name], self._labels[name]

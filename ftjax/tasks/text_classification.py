@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from pathlib import Path
 
+import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -11,10 +12,12 @@ from ml_collections import ConfigDict
 from ftjax.data.batching import BatchPlan, make_batch, plan_batches
 from ftjax.data.sources import load_records
 from ftjax.data.text import TokenizedText, encode_labels, load_tokenizer, tokenize
-from ftjax.evaluation.metrics import classification_metrics
+from ftjax.evaluation import baselines
+from ftjax.evaluation.metrics import classification_metrics, label_metrics
 from ftjax.models.heads import TextClassifier
 from ftjax.objectives import classification
 from ftjax.randomness import run_key
+from ftjax.tasks.retention import EncoderRetention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,12 @@ class TextClassification:
             )
         }
         self.datasets = {name: split.fingerprint for name, split in self.splits.items()}
+        self.retention = None
+        if config.retention.enabled:
+            self.retention = EncoderRetention(
+                config.retention, self.tokenizer, config.evaluation.batch_size
+            )
+            self.datasets |= self.retention.datasets
         self.notes = list(self._notes())
         weights = classification.balancing_weights(
             self.splits["train"].labels, len(self.classes), config.objective.class_weights
@@ -64,6 +73,11 @@ class TextClassification:
             label_smoothing=config.objective.label_smoothing,
             class_weights=weights,
         )
+
+    @property
+    def network_name(self) -> str:
+        """The published network to start from."""
+        return "pooled" if self.config.model.pooling == "pooler" else "backbone"
 
     def facts(self) -> dict:
         """The names of the classes."""
@@ -94,6 +108,38 @@ class TextClassification:
             batch_size=batch_size,
             pad_token_id=self.tokenizer.pad_token_id,
         )
+
+    def count(self, split: str) -> int:
+        """Texts of a split."""
+        return len(self.splits[split].labels)
+
+    def outputs(self, network: nnx.Module, batch: dict[str, jax.Array]) -> jax.Array:
+        """Logits [batch, classes]."""
+        return network(batch)
+
+    def features(self, network: nnx.Module, batch: dict[str, jax.Array]) -> jax.Array:
+        """What the head sees, [batch, hidden]."""
+        return network.features(batch)
+
+    def baselines(self, features: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        """What the network has to beat on the test split: name -> metric -> score.
+
+        Args:
+            features: of the pretrained network, split -> [texts, hidden].
+        """
+        train, validation, test = (self.splits[n] for n in ("train", "validation", "test"))
+        predictions = {
+            "majority": baselines.majority(train.labels, len(test.labels)),
+            "tfidf_logistic_regression": baselines.tfidf_logistic_regression(
+                (train.texts, train.labels), (validation.texts, validation.labels), test.texts
+            ),
+            "frozen_linear_head": baselines.linear_head(
+                (features["train"], train.labels),
+                (features["validation"], validation.labels),
+                features["test"],
+            ),
+        }
+        return {name: label_metrics(test.labels, found) for name, found in predictions.items()}
 
     def metrics(self, split: str, outputs: np.ndarray) -> dict[str, float]:
         """Accuracy, macro-F1, cross-entropy and calibration error."""

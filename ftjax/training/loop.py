@@ -205,7 +205,7 @@ def train(
         state, metrics = run_step(state, frozen, parallel.place_batch(batch))
         done += 1
         progress.epoch, progress.batch = position
-        progress.clock.examples += int(np.sum(batch["weights"] > 0))
+        progress.clock.examples += int(np.sum(batch["example_ids"] >= 0))
         pending.append((done, batch["example_ids"], metrics))
         read(keep=PENDING_STEPS)
         compiled = progress.clock.compile - compile_before

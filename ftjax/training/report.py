@@ -11,6 +11,7 @@ from ftjax.training.loop import Clock
 from ftjax.training.run_folder import RunFolder
 
 BASELINES = {
+    "pretrained": "pretrained network",
     "majority": "majority answer",
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
     "frozen_linear_head": "frozen network + linear head",
@@ -119,12 +120,14 @@ def _costs(result: dict) -> list[tuple[str, str]]:
         ),
     ]
     if "retention/before" in metrics:
-        before, after, change, low, high = (
-            metrics[f"retention/{name}"]
-            for name in ("before", "after", "change", "change_low", "change_high")
+        before, after, change = (
+            metrics[f"retention/{name}"] for name in ("before", "after", "change")
         )
-        text = f"{before:.3f} before, {after:.3f} after: {change:+.3f} [{low:+.3f}, {high:+.3f}]"
-        rows.append(("retention (probe on unrelated text)", text))
+        text = f"{before:.3f} before, {after:.3f} after: {change:+.3f}"
+        if "retention/change_low" in metrics:
+            low, high = metrics["retention/change_low"], metrics["retention/change_high"]
+            text += f" [{low:+.3f}, {high:+.3f}]"
+        rows.append(("retention on unrelated text", text))
     return rows
 
 

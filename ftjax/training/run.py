@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from ftjax.config import flatten, validate
-from ftjax.evaluation.retention import retention_metrics
 from ftjax.models.layers import Compute
 from ftjax.pretrained.load import load_model
 from ftjax.pretrained.locate import locate, sha256_of_folder
@@ -69,15 +68,15 @@ def build(config: ConfigDict) -> Parts:
     _check_batch_sizes(config, parallel.batch_multiple)
     folder = locate(config.model.reference)
     task = make_task(config, folder)
-    network = task.network(load_backbone(config, folder), config.seed)
+    network = task.network(load_backbone(config, folder, task.network_name), config.seed)
     is_trainable = METHODS[config.tuning.method](network)
     rebuild, trainable, frozen = partition(network, is_trainable)
     weights = {config.model.reference: sha256_of_folder(folder)}
     return Parts(task, parallel, rebuild, trainable, parallel.place(frozen), weights)
 
 
-def load_backbone(config: ConfigDict, folder: Path) -> nnx.Module:
-    """The pretrained network of a checkpoint folder, computed as the config says."""
+def load_backbone(config: ConfigDict, folder: Path, name: str) -> nnx.Module:
+    """A pretrained network of a checkpoint folder, computed as the config says."""
     compute = Compute(
         dtype=jnp.dtype(config.model.dtype),
         param_dtype=jnp.dtype(config.model.param_dtype),
@@ -86,7 +85,7 @@ def load_backbone(config: ConfigDict, folder: Path) -> nnx.Module:
     )
     return load_model(
         folder,
-        "pooled" if config.model.pooling == "pooler" else "backbone",
+        name,
         compute,
         accept_fields=tuple(config.model.accept_fields),
         dropout=config.model.dropout,
@@ -153,8 +152,8 @@ def _train_and_score(
     metrics = scorer.metrics("validation", trainable) | scorer.metrics("test", trainable)
     metrics |= before["metrics"]
     if "retention" in before:
-        correct = np.asarray(before["retention"]), scorer.retention(trainable)
-        metrics |= retention_metrics(*correct)
+        kept = np.asarray(before["retention"]), scorer.retention(trainable)
+        metrics |= parts.task.retention.metrics(*kept)
     clock = progress.clock
     trained = sum(leaf.size for leaf in parts.trainable.values())
     return {
@@ -162,7 +161,7 @@ def _train_and_score(
         "variant": config.variant,
         "seed": config.seed,
         "title": f"fine-tuned ({config.tuning.method})",
-        "test_examples": len(parts.task.splits["test"].labels),
+        "test_examples": parts.task.count("test"),
         "metrics": metrics,
         "best_step": progress.best_step,
         "steps": steps,
@@ -256,7 +255,8 @@ def _validate(
 ) -> tuple[float, dict[str, float]]:
     metrics = scorer.metrics("validation", state.trainable)
     score = metrics[f"validation/{config.evaluation.metric}"]
-    return (-score if config.evaluation.metric == "loss" else score), metrics
+    lower_is_better = config.evaluation.metric in ("loss", "perplexity")
+    return (-score if lower_is_better else score), metrics
 
 
 def _check_batch_sizes(config: ConfigDict, multiple: int) -> None:

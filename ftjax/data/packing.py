@@ -1,0 +1,98 @@
+"""Texts of any length in rows of one length, without seeing each other."""
+
+import dataclasses
+
+import numpy as np
+
+from ftjax.data.text import TokenizedText
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedText:
+    """Rows filled with one or more texts.
+
+    Attributes:
+        input_ids: int32 [rows, length], 0 behind the last text.
+        segment_ids: int32 [rows, length], 1, 2, ... for the texts of a row, 0 for padding.
+        position_ids: int32 [rows, length], from 0 in each segment.
+    """
+
+    input_ids: np.ndarray
+    segment_ids: np.ndarray
+    position_ids: np.ndarray
+
+
+def pack(tokens: TokenizedText, length: int) -> PackedText:
+    """Packs texts into rows in the order they come; first row that has room (first fit).
+
+    A text longer than a row is cut into pieces that are each a segment of their own.
+
+    Args:
+        tokens: the texts.
+        length: tokens per row.
+    """
+    pieces = [
+        (start, min(start + length, end))
+        for begin, end in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)
+        for start in range(begin, end, length)
+    ]
+    rows: list[list[tuple[int, int]]] = []
+    room: list[int] = []
+    # Rows that are nearly full are not looked at again: packing stays linear in practice.
+    first_open = 0
+    for start, end in pieces:
+        size = end - start
+        row = next((i for i in range(first_open, len(rows)) if room[i] >= size), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            room.append(length)
+        rows[row].append((start, end))
+        room[row] -= size
+        while first_open < len(rows) and (
+            room[first_open] < length // 32 or len(rows) - first_open > 64
+        ):
+            first_open += 1
+    packed = PackedText(*(np.zeros((len(rows), length), np.int32) for _ in range(3)))
+    for number, members in enumerate(rows):
+        at = 0
+        for segment, (start, end) in enumerate(members, start=1):
+            span = slice(at, at + end - start)
+            packed.input_ids[number, span] = tokens.input_ids[start:end]
+            packed.segment_ids[number, span] = segment
+            packed.position_ids[number, span] = np.arange(end - start)
+            at = span.stop
+    return packed
+
+
+def next_token_batch(
+    packed: PackedText, indices: np.ndarray, *, batch_size: int
+) -> dict[str, np.ndarray]:
+    """Rows as a batch for next-token prediction; missing rows have weight 0.
+
+    Args:
+        packed: all rows.
+        indices: the rows of this batch, at most `batch_size`.
+        batch_size: rows of the batch.
+
+    Returns:
+        `input_ids`, `segment_ids`, `position_ids`, `labels` (the token that follows within the
+        segment) int32 and `weights` float32, all [batch_size, length], and `example_ids` int32
+        [batch_size], -1 in rows that only fill up.
+    """
+    missing = batch_size - len(indices)
+
+    def rows(array):
+        return np.pad(array[indices], ((0, missing), (0, 0)))
+
+    ids, segments = rows(packed.input_ids), rows(packed.segment_ids)
+    following = np.pad(segments[:, 1:], ((0, 0), (0, 1)))
+    predicted = (segments > 0) & (segments == following)
+    return {
+        "input_ids": ids,
+        "segment_ids": segments,
+        "position_ids": rows(packed.position_ids),
+        "labels": np.where(predicted, np.pad(ids[:, 1:], ((0, 0), (0, 1))), 0).astype(np.int32),
+        "weights": predicted.astype(np.float32),
+        "example_ids": np.pad(indices, (0, missing), constant_values=-1).astype(np.int32),
+    }

@@ -1,6 +1,6 @@
 """The model families that ftjax knows, by the `model_type` of their config.json."""
 
-from ftjax.models import bart, bert, gemma, gpt2, llama, phi3, qwen, t5
+from ftjax.models import bart, bert, dinov2, gemma, gpt2, llama, phi3, qwen, t5, vit
 from ftjax.models.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -10,6 +10,7 @@ FAMILIES: dict[str, Family] = {
         bart.MARIAN_FAMILY,
         bart.MBART_FAMILY,
         bert.FAMILY,
+        dinov2.FAMILY,
         gemma.FAMILY,
         gemma.GEMMA2_FAMILY,
         gemma.GEMMA3_TEXT_FAMILY,
@@ -21,6 +22,8 @@ FAMILIES: dict[str, Family] = {
         qwen.QWEN3_FAMILY,
         t5.FAMILY,
         t5.MT5_FAMILY,
+        vit.FAMILY,
+        vit.DEIT_FAMILY,
     )
 }
 

@@ -53,7 +53,7 @@ class Phi3Config(DecoderConfig):
             require(name, fields.pop(name, value), (value,))
         fields.setdefault("original_max_position_embeddings", 4096)
         for name in ("rope_scaling", "rope_parameters"):
-            fields[name] = _with_present_names(fields.get(name))
+            fields[name] = _with_present_names(fields.get(name) or {})
         rotary = pop_rotary(fields, max_position_embeddings=cls.max_position_embeddings)
         require("rope_type", rotary.rope_type, ("default", "longrope"))
         return with_num_labels(fields | {"rope_parameters": rotary})
@@ -68,11 +68,9 @@ class Phi3Config(DecoderConfig):
         return self.embd_pdrop
 
 
-def _with_present_names(parameters: dict | None) -> dict:
-    parameters = dict(parameters or {})
-    name = parameters.pop("type", None)
-    name = parameters.get("rope_type", name)
-    return parameters | ({"rope_type": "longrope"} if name in ("su", "yarn") else {"type": name})
+def _with_present_names(parameters: dict) -> dict:
+    name = parameters.get("rope_type", parameters.get("type"))
+    return parameters | {"rope_type": "longrope"} if name in ("su", "yarn") else parameters
 
 
 class Phi3Attention(SelfAttention):

@@ -14,44 +14,79 @@ import tokenizers
 from flax import nnx
 from safetensors.numpy import save_file
 
-from ftjax.models import bert
+from ftjax.models import FAMILIES
 from ftjax.tuning import partition
 
 WORDS = [f"word{number}" for number in range(60)]
+
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def write_checkpoint(folder, family, fields, network):
+    """config.json and model.safetensors of a random network."""
+    fields = fields | {"model_type": family.model_type, "vocab_size": len(SPECIAL) + len(WORDS)}
+    (folder / "config.json").write_text(json.dumps(fields))
+    build = family.networks[network]
+    model = build(family.parse_config(fields), rngs=nnx.Rngs(0))
+    _, parameters, _ = partition(model, lambda path: True)
+    inside = any(path.startswith("backbone.") for path in parameters)
+    tensors = {
+        family.published_name(path, with_prefix=inside): np.ascontiguousarray(
+            family.to_published(path, np.asarray(value))
+        )
+        for path, value in parameters.items()
+    }
+    save_file(tensors, folder / "model.safetensors")
+
+
+def write_tokenizer(folder, *, with_end: bool):
+    """A word-level tokenizer: [CLS] text [SEP], or plain text with [SEP] as its end token."""
+    vocabulary = {word: index for index, word in enumerate(SPECIAL + WORDS)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+    if with_end:
+        names |= {"eos_token": "[SEP]"}
+    else:
+        names |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+        pair = (("[SEP]", 3), ("[CLS]", 2))
+        tokenizer.post_processor = tokenizers.processors.BertProcessing(*pair)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 32, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory):
     """The folder of a tiny random BERT checkpoint with a word-level tokenizer."""
     folder = tmp_path_factory.mktemp("tiny_bert")
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: index for index, word in enumerate(special + WORDS)}
     fields = {
-        "model_type": "bert",
-        "vocab_size": len(vocabulary),
         "hidden_size": 16,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 24,
         "max_position_embeddings": 32,
     }
-    (folder / "config.json").write_text(json.dumps(fields))
-    network = bert.BertModel(bert.FAMILY.parse_config(fields), rngs=nnx.Rngs(0))
-    _, parameters, _ = partition(network, lambda path: True)
-    tensors = {
-        bert.FAMILY.published_name(path, with_prefix=False): np.ascontiguousarray(
-            bert.FAMILY.to_published(path, np.asarray(value))
-        )
-        for path, value in parameters.items()
+    write_checkpoint(folder, FAMILIES["bert"], fields, "backbone")
+    write_tokenizer(folder, with_end=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory):
+    """The folder of a tiny random Llama checkpoint with a word-level tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny_llama")
+    fields = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": 32,
     }
-    save_file(tensors, folder / "model.safetensors")
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 32, **names}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    write_checkpoint(folder, FAMILIES["llama"], fields, "causal_lm")
+    write_tokenizer(folder, with_end=True)
     return folder
 
 

@@ -1,6 +1,6 @@
 """The model families that ftjax knows, by the `model_type` of their config.json."""
 
-from ftjax.models import bart, bert, dinov2, gemma, gpt2, llama, phi3, qwen, t5, vit
+from ftjax.models import bart, bert, clip, dinov2, gemma, gpt2, llama, phi3, qwen, siglip, t5, vit
 from ftjax.models.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -10,6 +10,9 @@ FAMILIES: dict[str, Family] = {
         bart.MARIAN_FAMILY,
         bart.MBART_FAMILY,
         bert.FAMILY,
+        clip.FAMILY,
+        clip.TEXT_FAMILY,
+        clip.VISION_FAMILY,
         dinov2.FAMILY,
         gemma.FAMILY,
         gemma.GEMMA2_FAMILY,
@@ -20,6 +23,9 @@ FAMILIES: dict[str, Family] = {
         phi3.FAMILY,
         qwen.FAMILY,
         qwen.QWEN3_FAMILY,
+        siglip.FAMILY,
+        siglip.TEXT_FAMILY,
+        siglip.VISION_FAMILY,
         t5.FAMILY,
         t5.MT5_FAMILY,
         vit.FAMILY,

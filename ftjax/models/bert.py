@@ -219,6 +219,12 @@ FAMILY = Family(
     config=BertConfig,
     networks={"backbone": BertModel, "pooled": functools.partial(BertModel, pooler=True)},
     prefix="bert.",
-    heads=(r"pooler\..*", r"cls\..*", r"classifier\..*", r"qa_outputs\..*"),
+    heads=(
+        r"pooler\..*",
+        r"cls\.predictions\..*",
+        r"cls\.seq_relationship\..*",
+        r"classifier\..*",
+        r"qa_outputs\..*",
+    ),
     buffers=(r"embeddings\.position_ids",),
 )

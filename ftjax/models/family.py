@@ -113,8 +113,8 @@ class Family:
             (`bert.`); a checkpoint of the bare backbone comes without.
         renames: (ours, theirs) pairs of leading parts of a name; `{}` stands for one path segment,
             the first pair that fits is used, and names without one are the same on both sides.
-        heads: regular expressions of published tensors that belong to a head or to training; they
-            may be left behind when a network without that head is loaded.
+        heads: regular expressions of published tensors, one for each part that belongs to a head or
+            to training; a network that has nothing of such a part may leave it behind.
         buffers: regular expressions of published tensors that the computation derives by itself
             (position ids, rotary frequencies); never loaded, never written.
         untransposed: regular expression of module paths whose published `weight` is already

@@ -174,11 +174,18 @@ def match_names(
         expected = family.to_published(path, np.broadcast_to(np.False_, shape)).shape
         if tuple(found) != tuple(expected):
             problems.append(f"  shape: {name} is {list(found)}, expected {list(expected)}")
+
+    def bare(name: str) -> str:
+        return name.removeprefix(family.prefix) if with_prefix else name
+
+    # A head may be left behind whole, but not in part.
+    taken = [bare(name) for name in names.values()]
+    heads = [p for p in family.heads if not any(re.fullmatch(p, name) for name in taken)]
+    excused = (*heads, *family.buffers)
     for name in sorted(set(checkpoint.files) - set(names.values())):
         if _is_equal_copy(checkpoint, family, name):
             continue
-        bare = name.removeprefix(family.prefix) if with_prefix else name
-        if not any(re.fullmatch(pattern, bare) for pattern in (*family.heads, *family.buffers)):
+        if not any(re.fullmatch(pattern, bare(name)) for pattern in excused):
             problems.append(f"  surplus: {name} {list(checkpoint.shape(name))}")
     if problems:
         raise ValueError(

@@ -193,6 +193,6 @@ def _plain(value: Any) -> Any:
     """TFDS gives bytes and numpy values; records hold text, numbers and lists."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
-    if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()] if value.ndim else _plain(value.item())
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic | np.ndarray) else value

@@ -1,0 +1,30 @@
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from ftjax.evaluation.baselines import linear_head, majority, tfidf_logistic_regression
+
+TEXTS = ["red apple tree", "green apple leaf", "fast red car", "slow green car"] * 6
+LABELS = np.array([0, 0, 1, 1] * 6)
+
+
+def test_majority():
+    np.testing.assert_array_equal(majority(np.array([2, 0, 2]), 3), [2, 2, 2])
+
+
+def test_tfidf_is_one_of_scikit_learns_by_hand():
+    test = ["red apple", "green car", "unknown words"]
+    found = tfidf_logistic_regression((TEXTS, LABELS), (TEXTS, LABELS), test)
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True).fit(TEXTS)
+    model = LogisticRegression(max_iter=2000).fit(vectorizer.transform(TEXTS), LABELS)
+    np.testing.assert_array_equal(found[:2], model.predict(vectorizer.transform(test))[:2])
+    np.testing.assert_array_equal(found[:2], [0, 1])
+
+
+def test_the_regularisation_is_chosen_on_validation_not_on_test():
+    random = np.random.default_rng(0)
+    values = random.normal(size=(60, 30))
+    labels = (values[:, 0] > 0).astype(int)
+    first = linear_head((values[:30], labels[:30]), (values[30:], labels[30:]), values[30:])
+    # Labels of the test examples are never given, so they cannot be used.
+    assert (first == labels[30:]).mean() > 0.6

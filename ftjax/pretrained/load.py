@@ -38,21 +38,27 @@ class Checkpoint:
         """
         self.folder = Path(folder)
         self.fields = _read_config(self.folder)
-        self._handles = {path: _open(path) for path in _weight_files(self.folder)}
         self.files: dict[str, Path] = {}
-        for path, handle in self._handles.items():
-            for name in handle.keys():  # noqa: SIM118 (safe_open is no mapping)
-                if name in self.files:
-                    raise ValueError(f"{self.folder}: {name} is in {self.files[name]} and {path}.")
-                self.files[name] = path
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        for path in _weight_files(self.folder):
+            with _opened(path) as file:
+                for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                    if name in self.files:
+                        raise ValueError(
+                            f"{self.folder}: {name} is in {self.files[name].name} and {path.name}."
+                        )
+                    self.files[name] = path
+                    self._shapes[name] = tuple(file.get_slice(name).get_shape())
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, read from the header alone."""
-        return tuple(self._handles[self.files[name]].get_slice(name).get_shape())
+        """Shape of a tensor."""
+        return self._shapes[name]
 
     def read(self, name: str) -> np.ndarray:
         """One tensor; bfloat16 comes as ml_dtypes.bfloat16."""
-        return self._handles[self.files[name]].get_tensor(name)
+        # Opened anew: a file that stays mapped keeps all its pages in this process's memory.
+        with _opened(self.files[name]) as file:
+            return file.get_tensor(name)
 
 
 def load_model(
@@ -259,7 +265,7 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _open(path: Path):
+def _opened(path: Path):
     try:
         return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:

@@ -28,6 +28,7 @@ from ftjax.models.layers import (
     layer_norm,
     linear,
     require,
+    require_heads_divide,
 )
 
 
@@ -62,6 +63,9 @@ class BartConfig:
     sinusoidal: ClassVar[bool] = False
 
     def __post_init__(self):
+        for side in ("encoder", "decoder"):
+            field = f"{side}_attention_heads"
+            require_heads_divide("d_model", self.d_model, field, getattr(self, field))
         require("activation_function", self.activation_function, tuple(ACTIVATIONS))
 
     @classmethod

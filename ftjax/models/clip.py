@@ -24,6 +24,7 @@ from ftjax.models.layers import (
     layer_norm,
     linear,
     require,
+    require_heads_divide,
 )
 from ftjax.models.vision import (
     Size,
@@ -51,6 +52,9 @@ class ClipTextConfig:
     eos_token_id: int = 49407
 
     def __post_init__(self):
+        require_heads_divide(
+            "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
+        )
         require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
         if not isinstance(self.eos_token_id, int):
             raise ValueError(
@@ -76,6 +80,9 @@ class ClipVisionConfig:
     attention_dropout: float = 0.0
 
     def __post_init__(self):
+        require_heads_divide(
+            "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
+        )
         require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
 
 

@@ -21,6 +21,7 @@ from ftjax.models.layers import (
     layer_norm,
     linear,
     require,
+    require_heads_divide,
 )
 from ftjax.models.vision import Size
 from ftjax.models.vit import ViTAttention, ViTEmbeddings, ViTEncoder
@@ -55,6 +56,9 @@ class Dinov2Config:
     extra_tokens: ClassVar[int] = 1
 
     def __post_init__(self):
+        require_heads_divide(
+            "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
+        )
         require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
 
     from_fields = staticmethod(with_num_labels)

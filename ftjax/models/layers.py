@@ -75,6 +75,18 @@ def require(field: str, value: Any, allowed: Sequence) -> None:
         raise ValueError(f"config.json: {field} = {value!r} is not implemented; known: {choices}.")
 
 
+def require_heads_divide(size_field: str, size: int, heads_field: str, heads: int) -> None:
+    """Refuses a width that the attention heads cannot share equally.
+
+    Raises:
+        ValueError: names both fields and values.
+    """
+    if heads < 1 or size % heads:
+        raise ValueError(
+            f"config.json: {size_field} = {size} is no multiple of {heads_field} = {heads}."
+        )
+
+
 def linear(inputs: int, outputs: int, compute: Compute, *, rngs: nnx.Rngs, bias: bool = True):
     """A dense layer: kernel [inputs, outputs], normal(0, 0.02) as BERT and GPT-2 initialise."""
     return nnx.Linear(

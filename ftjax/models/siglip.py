@@ -33,6 +33,7 @@ from ftjax.models.layers import (
     layer_norm,
     linear,
     require,
+    require_heads_divide,
 )
 from ftjax.models.vision import (
     Size,
@@ -59,6 +60,9 @@ class SiglipTextConfig:
     projection_size: int | None = None
 
     def __post_init__(self):
+        require_heads_divide(
+            "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
+        )
         require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
 
 
@@ -79,6 +83,9 @@ class SiglipVisionConfig:
     vision_use_head: bool = True
 
     def __post_init__(self):
+        require_heads_divide(
+            "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
+        )
         require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
 
 

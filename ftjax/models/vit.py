@@ -22,6 +22,7 @@ from ftjax.models.layers import (
     layer_norm,
     linear,
     require,
+    require_heads_divide,
 )
 from ftjax.models.vision import (
     Size,
@@ -59,6 +60,9 @@ class ViTConfig:
     extra_tokens: ClassVar[int] = 1
 
     def __post_init__(self):
+        require_heads_divide(
+            "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
+        )
         require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
         require("pooler_act", self.pooler_act, tuple(ACTIVATIONS))
 

@@ -104,13 +104,15 @@ def load_model(
 
 
 def with_dropout(config: Any, rate: float) -> Any:
-    """A family's config with all its dropout rates set to one."""
-    names = [
-        field.name
-        for field in dataclasses.fields(config)
-        if re.search(r"dropout|_pdrop$", field.name) and isinstance(field.default, float)
-    ]
-    return dataclasses.replace(config, **dict.fromkeys(names, rate))
+    """A family's config, and the configs inside it, with all dropout rates set to one."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = with_dropout(value, rate)
+        elif re.search(r"dropout|_pdrop$", field.name) and isinstance(field.default, float):
+            changes[field.name] = rate
+    return dataclasses.replace(config, **changes)
 
 
 def fill(

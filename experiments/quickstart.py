@@ -21,7 +21,7 @@ def get_config():
     config.data.source = "tfds://chitchat_replies"
     config.data.second_text_field = "reply"
     config.data.buckets = (24, 32, 48, 64)
-    config.optimizer.learning_rate = 1e-4
+    config.optimizer.learning_rate = 2e-4
     config.training.epochs = 1
     return config
 
@@ -29,6 +29,6 @@ def get_config():
 def get_ablations():
     """What a second look would vary."""
     return {
-        "full_2e-4": {"optimizer.learning_rate": 2e-4},
+        "full_1e-4": {"optimizer.learning_rate": 1e-4},
         "linear_probe": {"tuning.method": "linear_probe", "optimizer.learning_rate": 1e-2},
     }

@@ -1,22 +1,17 @@
-"""Using a finished run: its best network, without the data it was trained on."""
+"""Sorting texts with a finished run."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 
 from ftjax.data.batching import make_batch, plan_batches
 from ftjax.data.text import load_tokenizer, tokenize
 from ftjax.evaluation.evaluate import outputs_by_example
-from ftjax.files import read_json
-from ftjax.pretrained.locate import locate, sha256_of_folder
-from ftjax.tasks.text_classification import classifier
-from ftjax.training.checkpoint import Checkpoints
+from ftjax.finished_run import load_finished_run
 from ftjax.training.parallel import make_parallel
-from ftjax.training.run import load_backbone
-from ftjax.training.run_folder import RunFolder
-from ftjax.tuning import METHODS, partition
 
 
 class TextClassificationPredictor:
@@ -28,40 +23,29 @@ class TextClassificationPredictor:
     """
 
     def __init__(self, run: str | Path):
-        """Loads the run's best parameters onto the pretrained network they belong to.
+        """Loads the run.
 
         Raises:
             FileNotFoundError: the folder holds no finished run.
-            ValueError: the pretrained weights are not those the run began with.
+            ValueError: the run learned something else, or its pretrained weights have changed.
         """
-        folder = RunFolder(run)
-        self._config = folder.config()
-        if folder.recall("result") is None:
-            raise FileNotFoundError(
-                f"The run in {run} is not finished; the command that started it continues it."
-            )
+        finished = load_finished_run(run)
+        self._config = finished.config
         if self._config.task != "text_classification":
             raise ValueError(
                 f"The run in {run} learned {self._config.task}; scripts/chat.py talks with it."
             )
-        self.classes: list[str] = folder.recall("task")["classes"]
+        self.classes: list[str] = finished.facts["classes"]
         self.fields = {"text": self._config.data.text_field}
         if self._config.data.second_text_field is not None:
             self.fields["second_text"] = self._config.data.second_text_field
-        base = locate(self._config.model.reference)
-        _refuse_other_weights(folder, self._config.model.reference, base)
-        self._tokenizer = load_tokenizer(base)
-        pooled = self._config.model.pooling == "pooler"
-        backbone = load_backbone(self._config, base, "pooled" if pooled else "backbone")
-        network = classifier(self._config, backbone, len(self.classes), self._config.seed)
-        rebuild, trainable, frozen = partition(
-            network, METHODS[self._config.tuning.method](network)
-        )
-        with Checkpoints(folder.checkpoints, keep_last=1_000) as checkpoints:
-            _, best, _ = checkpoints.restore_best(trainable)
+        self._tokenizer = load_tokenizer(finished.base)
         self._parallel = make_parallel(self._config.training)
-        self._parameters = self._parallel.place(best), self._parallel.place(frozen)
-        self._function = self._parallel.map_evaluate(lambda t, f, batch: rebuild(t, f)(batch))
+        graphdef, state = nnx.split(finished.network)
+        self._state = self._parallel.place(state)
+        self._function = self._parallel.map_evaluate(
+            lambda state, batch: nnx.merge(graphdef, state)(batch)
+        )
 
     def __call__(
         self, texts: Sequence[str], second_texts: Sequence[str] | None = None
@@ -99,14 +83,5 @@ class TextClassificationPredictor:
         batches = (
             make_batch(tokens, labels, plan, batch_size=rows, pad_token_id=pad) for plan in plans
         )
-        logits = outputs_by_example(self._function, batches, self._parallel, *self._parameters)
+        logits = outputs_by_example(self._function, batches, self._parallel, self._state)
         return np.asarray(jax.nn.softmax(logits, axis=-1))
-
-
-def _refuse_other_weights(folder: RunFolder, reference: str, base: Path) -> None:
-    expected = read_json(folder.path / "manifest.json")["weights_sha256"][reference]
-    if sha256_of_folder(base) != expected:
-        raise ValueError(
-            f"{base} is not what the run in {folder.path} began with (SHA-256 differs). Bring back "
-            f"the weights that {reference} meant then."
-        )

@@ -31,7 +31,7 @@ from rich.table import Table
 from ftjax.command_line import errors_as_sentences, parse_flags
 from ftjax.config import load_experiment, override
 from ftjax.files import write_json_atomically
-from ftjax.pretrained.locate import locate
+from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.provenance.manifest import code_version, package_versions, processor
 from ftjax.training.loop import Clock, CompiledByShape
 from ftjax.training.optimizer import make_optimizer, make_schedule
@@ -154,7 +154,7 @@ def torch_classifier(parts: Parts, config: ConfigDict):
     import torch
     import transformers
 
-    folder = locate(config.model.reference)
+    folder = checkpoint_folder(config.model.reference)
     rates = {}
     if config.model.dropout is not None:
         rates = dict.fromkeys(

@@ -30,10 +30,12 @@ ALLOWED = {
         *("config", "data", "evaluation", "files", "models", "objectives", "pretrained"),
         *("provenance", "randomness", "tasks", "tuning"),
     },
+    "finished_run": {
+        *("config", "files", "models", "pretrained", "tasks", "training", "tuning"),
+    },
     "command_line": {"config", "pretrained"},
     "predict": {
-        *("config", "data", "evaluation", "files", "models", "pretrained", "tasks", "training"),
-        "tuning",
+        *("data", "evaluation", "finished_run", "training"),
     },
 }
 

@@ -170,9 +170,7 @@ def match_names(
     for path, shape in shapes.items():
         full = path if inside else f"backbone.{path}"
         name = family.published_name(full, with_prefix=with_prefix)
-        if name not in checkpoint.files and family.tied.get(name) in checkpoint.files:
-            name = family.tied[name]
-        names[path] = name
+        name = names[path] = _stored_name(checkpoint, family, name)
         if name not in checkpoint.files:
             if any(re.fullmatch(pattern, name) for pattern in family.zeros):
                 continue
@@ -203,24 +201,28 @@ def match_names(
     return names
 
 
+def _stored_name(checkpoint: Checkpoint, family: Family, name: str) -> str:
+    """A tensor's name in the file, or that of one it is tied to: of these a file may have any."""
+    original = family.tied.get(name, name)
+    copies = [copy for copy, of in family.tied.items() if of == original]
+    return next((other for other in (name, original, *copies) if other in checkpoint.files), name)
+
+
 def _has_untied_copy(checkpoint: Checkpoint, family: Family) -> bool:
     """Whether tensors that the config ties are both there and differ: then they are not tied."""
     return any(
-        name in checkpoint.files
-        and original in checkpoint.files
-        and not _is_equal_copy(checkpoint, family, name)
+        {name, original} <= checkpoint.files.keys() and not _is_equal_copy(checkpoint, family, name)
         for name, original in family.tied.items()
     )
 
 
 def _is_equal_copy(checkpoint: Checkpoint, family: Family, name: str) -> bool:
     """Whether a tensor is there although it only repeats the one that the config ties it to."""
-    original = family.tied.get(name)
-    return (
-        name in checkpoint.files
-        and original in checkpoint.files
-        and checkpoint.shape(name) == checkpoint.shape(original)
-        and np.array_equal(checkpoint.read(name), checkpoint.read(original))
+    if name not in family.tied:
+        return False
+    original = _stored_name(checkpoint, family, family.tied[name])
+    return checkpoint.shape(name) == checkpoint.shape(original) and np.array_equal(
+        checkpoint.read(name), checkpoint.read(original)
     )
 
 

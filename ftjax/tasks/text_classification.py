@@ -77,7 +77,7 @@ class TextClassification:
     @property
     def network_name(self) -> str:
         """The published network to start from."""
-        return "pooled" if self.config.model.pooling == "pooler" else "backbone"
+        return classifier_network_name(self.config)
 
     def facts(self) -> dict:
         """The names of the classes."""
@@ -170,6 +170,11 @@ class TextClassification:
                     f"{self.config.data.buckets[-1]} tokens and truncated"
                 )
             yield note
+
+
+def classifier_network_name(config: ConfigDict) -> str:
+    """The published network that a config's pooling needs."""
+    return "pooled" if config.model.pooling == "pooler" else "backbone"
 
 
 def classifier(

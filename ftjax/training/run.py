@@ -15,8 +15,9 @@ from rich.console import Console
 
 from ftjax.config import flatten, validate
 from ftjax.models.layers import Compute
+from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.pretrained.load import load_model
-from ftjax.pretrained.locate import locate, sha256_of_folder
+from ftjax.pretrained.locate import sha256_of_folder
 from ftjax.provenance.manifest import finish_manifest, start_manifest
 from ftjax.tasks import Task, make_task
 from ftjax.training.checkpoint import Checkpoints
@@ -66,7 +67,7 @@ def build(config: ConfigDict) -> Parts:
     """
     parallel = make_parallel(config.training)
     _check_batch_sizes(config, parallel.batch_multiple)
-    folder = locate(config.model.reference)
+    folder = checkpoint_folder(config.model.reference)
     task = make_task(config, folder)
     network = task.network(load_backbone(config, folder, task.network_name), config.seed)
     is_trainable = METHODS[config.tuning.method](network)

@@ -173,7 +173,7 @@ def test_all_damaged_is_an_error_that_says_what_to_do(tmp_path, checkpoints):
 def test_another_structure_is_not_taken_for_this_one(tmp_path, checkpoints, count):
     checkpoints.save(1, state(1), {})
     checkpoints.wait()
-    with pytest.raises(DamagedCheckpointError, match="structure|other arrays"):
+    with pytest.raises(DamagedCheckpointError, match=r"structure|other arrays"):
         checkpoints.restore(state(1, count=count))
 
 

@@ -5,6 +5,7 @@ The BYU chitchat dataset (Myers et al. 2020, https://github.com/BYU-PCCL/chitcha
 """
 
 import hashlib
+import itertools
 import json
 import random
 import zipfile
@@ -86,6 +87,6 @@ def split_of(conversation: str) -> str:
 def _neighbours(turns: list[list[dict]]) -> Iterator[tuple[str, str]]:
     """A turn and the next one, both of a fitting length."""
     texts = [" ".join(" ".join(m["text"] for m in turn).split()) for turn in turns]
-    for first, second in zip(texts, texts[1:], strict=False):
+    for first, second in itertools.pairwise(texts):
         if all(FEWEST_WORDS <= len(text.split()) <= MOST_WORDS for text in (first, second)):
             yield first, second

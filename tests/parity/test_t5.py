@@ -148,17 +148,25 @@ def test_head_of_its_own_is_used_whatever_the_config_says(tmp_path, says_tied):
     np.testing.assert_array_equal(ours, again)
 
 
-def test_published_copies_of_the_table_are_dropped(tmp_path):
-    network = tiny("T5Model")
-    network.save_pretrained(tmp_path)
-    path = tmp_path / "model.safetensors"
-    weights = load_file(path)
-    weights["encoder.embed_tokens.weight"] = weights["shared.weight"]
-    weights["decoder.embed_tokens.weight"] = weights["shared.weight"]
-    save_file(weights, path, {"format": "pt"})
-    load_model(tmp_path)
+COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
+
+
+@pytest.mark.parametrize("names", [("shared.weight", *COPIES), COPIES, COPIES[1:2]])
+def test_a_file_may_have_any_of_the_tied_tables(tmp_path, names):
+    tiny().save_pretrained(tmp_path)
+    ids = {"input_ids": batch()["input_ids"], "decoder_input_ids": batch()["decoder_input_ids"]}
+    before = load_model(tmp_path, "seq2seq_lm")(**ids).logits
+    weights = load_file(tmp_path / "model.safetensors")
+    table = weights.pop("shared.weight")
+    save_file(weights | dict.fromkeys(names, table), tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(load_model(tmp_path, "seq2seq_lm")(**ids).logits, before)
+
+
+def test_a_table_that_should_be_a_copy_and_differs_is_refused(tmp_path):
+    tiny("T5Model").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
     weights["encoder.embed_tokens.weight"] = weights["shared.weight"] + 1
-    save_file(weights, path, {"format": "pt"})
+    save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"surplus: encoder\.embed_tokens\.weight"):
         load_model(tmp_path)
 

@@ -1,6 +1,7 @@
 """Holds a network of ours against transformers' torch model of the same weights."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import nnx
 
 from ftjax.models import family_of
 from ftjax.models.layers import Compute
+from ftjax.pretrained.export import export
 from ftjax.pretrained.load import Checkpoint, dotted, load_model
 
 
@@ -88,7 +90,26 @@ def assert_same_network(
             _assert_close(f"hidden_states[{index}]", mine, other, valid, tolerance)
     assert abs(float(loss) - torch_loss) <= tolerance, (float(loss), torch_loss)
     _assert_same_gradients(folder, torch_model, network, gradients, gradient_tolerance)
+    _assert_export_goes_back(folder, torch_model, model, network)
     return model
+
+
+def _assert_export_goes_back(folder, torch_model, model, network):
+    """transformers loads our export, and every tensor in it is the one it saved, bit for bit."""
+    export(model, network, folder, folder / "export")
+    again = type(torch_model).from_pretrained(folder / "export")
+    again.save_pretrained(folder / "again")
+    first, second = Checkpoint(folder), Checkpoint(folder / "again")
+    exported = set(Checkpoint(folder / "export").files)
+    assert exported <= set(second.files) | {n for n in exported if n not in first.files}
+    for name in exported & set(first.files):
+        assert np.array_equal(first.read(name), second.read(name)), f"{name} changed on export"
+    lost = set(first.files) - exported
+    family = family_of(first.fields["model_type"])
+    for name in lost:
+        bare = name.removeprefix(family.prefix)
+        left = any(re.fullmatch(p, bare) for p in (*family.heads, *family.buffers))
+        assert left or name in family.tied, f"{name} is lost on export"
 
 
 def _assert_same_gradients(folder, torch_model, network, gradients, tolerance):

@@ -1,0 +1,331 @@
+"""Text from a causal language model or an encoder-decoder, with a key/value cache.
+
+A prompt goes through the network once (prefill), then every new token once. Decoding runs inside a
+compiled loop; the host looks at the tokens only as often as it has to, for stop strings or for a
+reader who watches. Lengths are rounded up to a few sizes, so that few programs are compiled.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ftjax.models.encoder_decoder import EncoderDecoderLM
+from ftjax.models.sampling import Sampling, choose_tokens
+
+# Tokens between two looks at the text, where stop strings are given.
+TOKENS_PER_LOOK = 16
+
+
+def generate(
+    network: nnx.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    key: jax.Array | None = None,
+    stop_token_ids: Sequence[int] = (),
+    stop_strings: Sequence[str] = (),
+    decode: Callable[[list[int]], str] | None = None,
+    decoder_prompt: Sequence[int] = (),
+    on_tokens: Callable[[list[list[int]]], None] | None = None,
+) -> list[list[int]]:
+    """Continues each prompt; an encoder-decoder writes a target for each source.
+
+    What a row gets does not depend on the other rows (but for the rope types "dynamic" and
+    "longrope", where the longest row decides for all, as in the reference).
+
+    Args:
+        network: a "causal_lm" or "seq2seq_lm".
+        prompts: token ids, of any lengths.
+        max_new_tokens: most tokens to add.
+        sampling: how tokens are chosen; by default always the likeliest.
+        key: random key, needed where `sampling.temperature` is not 0.
+        stop_token_ids: a row ends before any of these.
+        stop_strings: a row ends with the token that completes any of these in its new text.
+        decode: tokens -> text, needed for stop strings.
+        decoder_prompt: what the target of an encoder-decoder begins with, its
+            `decoder_start_token_id` first; no part of the result.
+        on_tokens: called with the new tokens of each row, as soon as there are any, empty for a row
+            that has ended. It costs a look at the device per token.
+
+    Returns:
+        The new tokens of each prompt.
+
+    Raises:
+        ValueError: an empty prompt, one that does not fit the network's positions together with the
+            new tokens, a token outside the vocabulary, or an argument missing.
+    """
+    _check(network, prompts, decoder_prompt, max_new_tokens)
+    if sampling.temperature > 0 and key is None:
+        raise ValueError("Drawing tokens (temperature above 0) needs a random key.")
+    if stop_strings and decode is None:
+        raise ValueError("stop_strings need decode, which turns tokens into text.")
+    if not prompts:
+        return []
+    graphdef, parameters = nnx.split(network)
+    inputs, state, first = _lay_out(network, prompts, decoder_prompt, max_new_tokens, key)
+    last = first + max_new_tokens
+    turn = _rotary_turn(network, prompts, first)
+    step = {"sampling": sampling, "stop_token_ids": tuple(stop_token_ids)}
+    rows = _Rows(len(prompts), stop_token_ids, stop_strings, decode)
+    state = _prefill(graphdef, parameters, inputs, state, length=first, first=first, **step)
+    while True:
+        length = int(state.length)
+        new = rows.read(np.asarray(state.tokens)[:, first:length])
+        if on_tokens is not None:
+            on_tokens(new)
+        if length == last or all(rows.ended):
+            return rows.tokens
+        if length == turn:
+            state = _prefill(
+                graphdef, parameters, inputs, state, length=length, first=first, **step
+            )
+            continue
+        until = [last]
+        if on_tokens is not None:
+            until.append(length + 1)
+        if stop_strings:
+            until.append(length + TOKENS_PER_LOOK)
+        if turn is not None and length < turn:
+            until.append(turn)
+        state = state._replace(ended=jnp.asarray(rows.ended))
+        state = _decode(graphdef, parameters, inputs, state, min(until), first, **step)
+
+
+def max_positions(config: Any) -> int | None:
+    """Most tokens of a row: prompt and new ones, or source and target each.
+
+    None where positions are relative, or the rope type follows the length.
+    """
+    rotary = getattr(config, "rope_parameters", None)
+    if rotary is not None and rotary.rope_type == "dynamic":
+        return None
+    return getattr(config, "max_position_embeddings", None)
+
+
+class _Inputs(NamedTuple):
+    """What stays the same over all steps.
+
+    Attributes:
+        padding: int32 [batch], slots before a row's first token.
+        keys: a random key per row, or None.
+        source: int32 [batch, source length] of an encoder-decoder, or None.
+        source_mask: [batch, source length], or None.
+    """
+
+    padding: jax.Array
+    keys: jax.Array | None
+    source: jax.Array | None
+    source_mask: jax.Array | None
+
+
+class _State(NamedTuple):
+    """What a step changes.
+
+    Attributes:
+        tokens: int32 [batch, slots], prompts padded on the left, then what was generated.
+        length: int32 scalar, slots in use; the last of them was not yet seen by the network.
+        ended: bool [batch].
+        cache: of the slots before the last.
+    """
+
+    tokens: jax.Array
+    length: jax.Array
+    ended: jax.Array
+    cache: dict | None
+
+
+@functools.partial(
+    jax.jit, static_argnames=("graphdef", "length", "first", "sampling", "stop_token_ids")
+)
+def _prefill(graphdef, parameters, inputs, state, *, length, first, sampling, stop_token_ids):
+    """Sees the first `length` slots anew and adds a token."""
+    network = nnx.merge(graphdef, parameters)
+    batch, slots = state.tokens.shape
+    encoded = ()
+    if inputs.source is not None:
+        encoded = (network.encode(inputs.source, inputs.source_mask),)
+    cache = network.init_cache(batch, length, network.compute.dtype, *encoded)
+    logits, cache = _see(network, inputs, state.tokens[:, :length], cache)
+    for layer in cache["layers"]:
+        for name in ("key", "value"):
+            room = ((0, 0), (0, slots - length), (0, 0), (0, 0))
+            layer[name] = jnp.pad(layer[name], room)
+    state = state._replace(cache=cache, length=jnp.int32(length))
+    return _add_token(inputs, state, logits, first, sampling, stop_token_ids)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("graphdef", "sampling", "stop_token_ids"), donate_argnames="state"
+)
+def _decode(graphdef, parameters, inputs, state, until, first, *, sampling, stop_token_ids):
+    """Adds tokens until the slot `until` or until all rows have ended."""
+    network = nnx.merge(graphdef, parameters)
+
+    def goes_on(state):
+        return (state.length < until) & ~jnp.all(state.ended)
+
+    def add(state):
+        token = jax.lax.dynamic_slice_in_dim(state.tokens, state.length - 1, 1, axis=1)
+        logits, cache = _see(network, inputs, token, state.cache)
+        state = state._replace(cache=cache)
+        return _add_token(inputs, state, logits, first, sampling, stop_token_ids)
+
+    return jax.lax.while_loop(goes_on, add, state)
+
+
+def _see(network, inputs, tokens, cache):
+    """Logits [batch, vocabulary] after these tokens, and the cache with them."""
+    if inputs.source is not None:
+        output = network.backbone.decode(tokens, None, inputs.source_mask, cache=cache)
+    else:
+        slots = jnp.arange(cache["layers"][0]["key"].shape[1])
+        positions = cache["index"] + jnp.arange(tokens.shape[1])[None] - inputs.padding[:, None]
+        output = network.backbone(
+            tokens,
+            slots[None] >= inputs.padding[:, None],
+            position_ids=jnp.maximum(positions, 0),
+            cache=cache,
+        )
+    return network.logits(output.last_hidden_state[:, -1:])[:, 0], output.cache
+
+
+def _add_token(inputs, state, logits, first, sampling, stop_token_ids):
+    tokens, length = state.tokens, state.length
+    batch, slots = tokens.shape
+    seen = keys = None
+    if sampling.repetition_penalty != 1.0:
+        slot = jnp.arange(slots)[None]
+        real = (slot >= inputs.padding[:, None]) & (slot < length)
+        seen = jnp.zeros(logits.shape, bool).at[jnp.arange(batch)[:, None], tokens].max(real)
+    if inputs.keys is not None:
+        keys = jax.vmap(jax.random.fold_in, (0, None))(inputs.keys, length - first)
+    token = jnp.where(state.ended, 0, choose_tokens(logits, seen, sampling, keys))
+    stops = jnp.isin(token, jnp.asarray(stop_token_ids, jnp.int32))
+    return state._replace(
+        tokens=jax.lax.dynamic_update_slice(tokens, token[:, None], (0, length)),
+        length=length + 1,
+        ended=state.ended | stops,
+    )
+
+
+def _lay_out(network, prompts, decoder_prompt, max_new_tokens, key):
+    """The first `_Inputs` and `_State`, and the slot where generation begins."""
+    rows = len(prompts)
+    keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+    most = max_positions(network.config)
+    length = _rounded_up(max(len(prompt) for prompt in prompts))
+    padding = np.array([length - len(prompt) for prompt in prompts], np.int32)
+    if not isinstance(network, EncoderDecoderLM):
+        tokens = np.zeros((rows, _rounded_up(length + max_new_tokens)), np.int32)
+        for row, prompt in enumerate(prompts):
+            tokens[row, padding[row] : length] = prompt
+        inputs = _Inputs(jnp.asarray(padding), keys, None, None)
+        return inputs, _begin(tokens), length
+    # Positions of an encoder-decoder are its slots, so its rows are padded on the right and no
+    # longer than it has positions.
+    length, first = min(length, most or length), len(decoder_prompt)
+    slots = _rounded_up(first + max_new_tokens)
+    tokens = np.zeros((rows, min(slots, most or slots)), np.int32)
+    tokens[:, :first] = decoder_prompt
+    source, mask = np.zeros((2, rows, length), np.int32)
+    for row, prompt in enumerate(prompts):
+        source[row, : len(prompt)], mask[row, : len(prompt)] = prompt, 1
+    none = jnp.zeros(rows, jnp.int32)
+    return _Inputs(none, keys, jnp.asarray(source), jnp.asarray(mask)), _begin(tokens), first
+
+
+def _begin(tokens: np.ndarray) -> _State:
+    return _State(jnp.asarray(tokens), jnp.int32(0), jnp.zeros(len(tokens), bool), None)
+
+
+def _rounded_up(length: int) -> int:
+    """To a quarter of the next power of two, at least 16: four sizes per doubling."""
+    step = max(16, (1 << (length - 1).bit_length()) // 4)
+    return -(-length // step) * step
+
+
+def _rotary_turn(network, prompts, first: int) -> int | None:
+    """The length in slots at which cached keys become useless, if it lies ahead.
+
+    With longrope all keys are rotated in another way once the longest row exceeds the length of the
+    pretraining; there the network has to see everything again.
+    """
+    rotary = getattr(network.config, "rope_parameters", None)
+    if rotary is None or rotary.rope_type != "longrope":
+        return None
+    turn = first - max(len(prompt) for prompt in prompts) + rotary.original_length + 1
+    return turn if turn > first else None
+
+
+class _Rows:
+    """The new tokens of each row, and which rows have ended.
+
+    Attributes:
+        tokens: per row.
+        ended: per row.
+    """
+
+    def __init__(self, count, stop_token_ids, stop_strings, decode):
+        self.tokens = [[] for _ in range(count)]
+        self.ended = [False] * count
+        self._stop_token_ids = frozenset(stop_token_ids)
+        self._stop_strings = stop_strings
+        self._decode = decode
+
+    def read(self, tokens: np.ndarray) -> list[list[int]]:
+        """Takes over all tokens [batch, new] so far; returns what is new in each row."""
+        before = [len(row) for row in self.tokens]
+        looked = tokens.shape[1]
+        for row, known in enumerate(self.tokens):
+            while not self.ended[row] and len(known) < looked:
+                token = int(tokens[row, len(known)])
+                if token in self._stop_token_ids:
+                    self.ended[row] = True
+                    break
+                known.append(token)
+                self.ended[row] = self._completes_a_stop_string(known)
+        return [row[start:] for row, start in zip(self.tokens, before, strict=True)]
+
+    def _completes_a_stop_string(self, tokens: list[int]) -> bool:
+        if not self._stop_strings:
+            return False
+        text = self._decode(tokens)
+        return any(stop in text for stop in self._stop_strings)
+
+
+def _check(network, prompts, decoder_prompt, max_new_tokens) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1; it is {max_new_tokens}.")
+    is_encoder_decoder = isinstance(network, EncoderDecoderLM)
+    if is_encoder_decoder != bool(decoder_prompt):
+        raise ValueError(
+            "An encoder-decoder needs a decoder_prompt (its decoder_start_token_id), and only it."
+        )
+    most = max_positions(network.config)
+    for row, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ValueError(f"Prompt {row} is empty; begin it with the tokenizer's BOS token.")
+        outside = [t for t in prompt if not 0 <= t < network.config.vocab_size]
+        if outside:
+            raise ValueError(
+                f"Prompt {row} has token {outside[0]}, but the network's vocabulary has "
+                f"{network.config.vocab_size}: the tokenizer belongs to another network."
+            )
+        asked = len(prompt) if is_encoder_decoder else len(prompt) + max_new_tokens
+        if most is not None and asked > most:
+            raise ValueError(
+                f"Prompt {row} has {len(prompt)} tokens"
+                + ("" if is_encoder_decoder else f", and {max_new_tokens} new ones are asked for")
+                + f"; the network has {most} positions. Shorten the prompt or ask for fewer."
+            )
+    target = len(decoder_prompt) + max_new_tokens
+    if is_encoder_decoder and most is not None and target > most:
+        raise ValueError(
+            f"{max_new_tokens} new tokens are asked for, but the network has {most} positions."
+        )

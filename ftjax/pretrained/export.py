@@ -80,7 +80,7 @@ def write_shards(folder: Path, tensors: Iterator[tuple[str, np.ndarray]]) -> Non
     for name, tensor in tensors:
         if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > LARGEST_SHARD_BYTES:
             write()
-        shard[name] = np.ascontiguousarray(tensor)
+        shard[name] = np.asarray(tensor, order="C")
         total += tensor.nbytes
     write()
     if len(shards) == 1:

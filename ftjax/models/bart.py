@@ -80,6 +80,7 @@ class BartConfig:
             "add_final_layer_norm": cls.pre_norm,
             "normalize_embedding": cls.embedding_norm,
             "static_position_embeddings": cls.sinusoidal,
+            "do_blenderbot_90_layernorm": False,
         }
         for name, value in shape.items():
             require(name, fields.pop(name, value), (value,))

@@ -106,7 +106,7 @@ class ClipConfig:
         fields = with_num_labels(fields)
         for name, family in (("text_config", TEXT_FAMILY), ("vision_config", VISION_FAMILY)):
             older = fields.pop(f"{name}_dict", None)
-            fields[name] = family.parse_config(older or fields.get(name) or {})
+            fields[name] = family.parse_config((fields.get(name) or {}) if older is None else older)
         return fields
 
 

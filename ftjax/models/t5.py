@@ -472,6 +472,8 @@ FAMILY = Family(
     networks={"backbone": T5Model, "encoder": T5Encoder, "seq2seq_lm": T5LM},
     # `decoder` is what a T5Encoder leaves behind.
     heads=(r"lm_head\..*", r"decoder\..*", r"classification_head\..*"),
+    # In the oldest files; cross-attention has no use for it.
+    buffers=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     tied={
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",

@@ -114,6 +114,63 @@ def test_a_key_turns_dropout_on(model_type, name):
     np.testing.assert_allclose(without, plain, atol=1e-6)
 
 
+# Fields that published files have beside those of a config written today.
+PUBLISHED = {
+    "t5": {"n_positions": 512, "output_past": True, "task_specific_params": {}},
+    "mt5": {"tie_word_embeddings": False, "tokenizer_class": "T5Tokenizer"},
+    "bart": {
+        "add_bias_logits": False,
+        "add_final_layer_norm": False,
+        "classif_dropout": 0.0,
+        "classifier_dropout": 0.0,
+        "do_blenderbot_90_layernorm": False,
+        "encoder_layerdrop": 0.0,
+        "extra_pos_embeddings": 2,
+        "force_bos_token_to_be_generated": False,
+        "normalize_before": False,
+        "normalize_embedding": True,
+        "num_hidden_layers": 2,
+        "static_position_embeddings": False,
+    },
+    "mbart": {"add_final_layer_norm": True, "normalize_before": True, "init_std": 0.02},
+    "marian": {
+        "bad_words_ids": [[29]],
+        "decoder_vocab_size": 30,
+        "extra_pos_embeddings": 30,
+        "normalize_embedding": False,
+        "share_encoder_decoder_embeddings": True,
+        "static_position_embeddings": True,
+    },
+    "vit": {"encoder_stride": 16},
+    "dinov2": {"out_features": ["stage2"], "out_indices": [2], "stage_names": ["stem"]},
+    "clip": {
+        "text_config": {"hidden_size": 7},
+        "text_config_dict": TEXT
+        | {
+            "add_cross_attention": False,
+            "dropout": 0,
+            "eos_token_id": 2,
+            "exponential_decay_length_penalty": None,
+            "projection_dim": 16,
+            "pruned_heads": {},
+            "tf_legacy_loss": False,
+            "tie_encoder_decoder": False,
+            "tie_word_embeddings": True,
+            "transformers_version": "4.24.0",
+            "use_bfloat16": False,
+        },
+        "vision_config_dict": None,
+    },
+}
+
+
+@pytest.mark.parametrize("model_type", PUBLISHED)
+def test_published_configs(model_type):
+    config = FAMILIES[model_type].parse_config(CONFIGS[model_type] | PUBLISHED[model_type])
+    if model_type == "clip":
+        assert (config.text_config.hidden_size, config.text_config.eos_token_id) == (16, 2)
+
+
 REFUSED = [
     ("t5", {"feed_forward_proj": "gated-swish2"}, "feed_forward_proj = 'gated-swish2'"),
     ("t5", {"is_gated_act": True}, "is_gated_act = True"),

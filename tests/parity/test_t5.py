@@ -162,6 +162,16 @@ def test_a_file_may_have_any_of_the_tied_tables(tmp_path, names):
     np.testing.assert_array_equal(load_model(tmp_path, "seq2seq_lm")(**ids).logits, before)
 
 
+def test_a_table_of_the_oldest_files_that_nothing_uses(tmp_path):
+    tiny("T5Model").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    weights[name] = np.ones((32, 4), np.float32)
+    save_file(weights, tmp_path / "model.safetensors")
+    load_model(tmp_path)
+    load_model(tmp_path, "encoder")
+
+
 def test_a_table_that_should_be_a_copy_and_differs_is_refused(tmp_path):
     tiny("T5Model").save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

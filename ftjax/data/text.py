@@ -49,6 +49,12 @@ def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase:
             f"{folder} has no tokenizer that can be loaded ({error}). It needs tokenizer.json or "
             "the files of a slow tokenizer beside tokenizer_config.json."
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # What transformers makes of a config.json that no tokenizer file lies beside.
+        raise ValueError(
+            f"The tokenizer of {folder} knows no words, only special tokens. Copy tokenizer.json "
+            "(or vocab.txt, or the tokenizer's .model file) of the checkpoint into the folder."
+        )
     if tokenizer.pad_token_id is None:
         # Padding is masked everywhere; reusing EOS for it would teach a network never to stop only
         # if labels were masked by id, which nothing in ftjax does.
@@ -74,13 +80,19 @@ def tokenize(
         max_length: longer texts are cut to so many tokens, and counted; None cuts nothing.
         text_field: where the text is.
         second_text_field: where the second text of a pair is.
+
+    Raises:
+        ValueError: a record whose text is no text.
     """
     ids, types, lengths, truncated = [], [], [], 0
     for start in range(0, len(records), CHUNK):
-        chunk = [records[i] for i in range(start, min(start + CHUNK, len(records)))]
-        texts = [record[text_field] for record in chunk]
-        pairs = [record[second_text_field] for record in chunk] if second_text_field else None
-        encoded = tokenizer(texts, pairs, truncation=False, return_token_type_ids=bool(pairs))
+        chunk = range(start, min(start + CHUNK, len(records)))
+        texts = [_text(records, i, text_field) for i in chunk]
+        pairs = [_text(records, i, second_text_field) for i in chunk] if second_text_field else None
+        # Not verbose: what is longer than the network's positions is cut below.
+        encoded = tokenizer(
+            texts, pairs, truncation=False, return_token_type_ids=bool(pairs), verbose=False
+        )
         limit = max_length or math.inf
         too_long = [i for i, row in enumerate(encoded["input_ids"]) if len(row) > limit]
         truncated += len(too_long)
@@ -118,9 +130,10 @@ def encode_labels(
         int32 [records], and the classes.
 
     Raises:
-        ValueError: a label that is not among `classes`, or fewer than two classes in training.
+        ValueError: a label that is empty, a list, or not among `classes`, or fewer than two classes
+            in training.
     """
-    names = [str(records[i][field]) for i in range(len(records))]
+    names = [_label(records, i, field) for i in range(len(records))]
     if classes is None:
         classes = sorted(set(names))
         if len(classes) < 2:
@@ -131,8 +144,27 @@ def encode_labels(
     for index, name in enumerate(names):
         if name not in number:
             raise ValueError(
-                f"{getattr(records, 'name', 'records')}, record {index}: the label {name!r} was "
-                f"never seen in training (known: {', '.join(classes)}). Add training examples of "
-                "it or remove the record."
+                f"{_where(records, index)}: the label {name!r} was never seen in training (known: "
+                f"{', '.join(classes)}). Add training examples of it or remove the record."
             )
     return np.asarray([number[name] for name in names], np.int32), classes
+
+
+def _text(records: Sequence[dict[str, Any]], index: int, field: str) -> str:
+    text = records[index][field]
+    if not isinstance(text, str):
+        raise ValueError(f"{_where(records, index)}: {field} is {text!r}, which is not a text.")
+    return text
+
+
+def _label(records: Sequence[dict[str, Any]], index: int, field: str) -> str:
+    label = records[index][field]
+    if not isinstance(label, str | int | float) or label == "":
+        raise ValueError(
+            f"{_where(records, index)}: the {field} is {label!r}; one name or number is needed."
+        )
+    return str(label)
+
+
+def _where(records: Sequence[dict[str, Any]], index: int) -> str:
+    return f"{getattr(records, 'name', 'records')}, record {index + 1}"

@@ -1,3 +1,6 @@
+import json
+import logging
+
 import numpy as np
 import pytest
 
@@ -57,6 +60,33 @@ def test_a_folder_without_a_tokenizer(tmp_path):
         load_tokenizer(tmp_path)
 
 
+def test_a_folder_with_a_config_but_no_tokenizer_file(tmp_path):
+    """transformers makes a tokenizer of special tokens of it: every text would be [UNK]."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match=r"knows no words.*Copy tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_truncating_gives_no_warning_of_errors_to_come(tokenizer, caplog):
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    tokenize([{"text": "word0 " * 100}], tokenizer, max_length=6)
+    logger.removeHandler(caplog.handler)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("text", [5, ["a", "b"], {"a": 1}, True])
+def test_a_text_that_is_none(tokenizer, text):
+    with pytest.raises(ValueError, match=r"record 2: text is .*not a text"):
+        tokenize([{"text": "word0"}, {"text": text}], tokenizer, max_length=8)
+
+
+@pytest.mark.parametrize("label", ["", ["a"], {"a": 1}])
+def test_a_label_that_is_none(label):
+    with pytest.raises(ValueError, match=r"record 2: the label is .*one name or number"):
+        encode_labels([{"label": "a"}, {"label": label}, {"label": "b"}])
+
+
 def test_labels_are_sorted_and_numbered():
     labels, classes = encode_labels([{"label": n} for n in ("b", "a", "b", 3)])
     assert classes == ["3", "a", "b"]
@@ -64,7 +94,7 @@ def test_labels_are_sorted_and_numbered():
 
 
 def test_a_label_never_seen_in_training():
-    with pytest.raises(ValueError, match=r"record 1: the label 'c' was never seen .*a, b"):
+    with pytest.raises(ValueError, match=r"record 2: the label 'c' was never seen .*a, b"):
         encode_labels([{"label": "a"}, {"label": "c"}], "label", ["a", "b"])
 
 

@@ -1,6 +1,7 @@
 """Records from TFDS builders and from JSONL, CSV and Parquet files, all by random access."""
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from ftjax.pretrained.locate import cache_folder
 
@@ -17,6 +19,9 @@ FILE_KINDS = (".jsonl", ".csv", ".parquet", ".txt")
 
 # A plain text without {split} in its path is divided in order: what comes last is what is tested.
 TEXT_SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0), "": (0.0, 1.0)}
+
+LONGEST_CELL = 2**31 - 1
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class Records(Sequence):
@@ -84,12 +89,20 @@ def load_records(
 def _with_our_names(row: Mapping[str, Any], fields: Mapping[str, str], where: str) -> dict:
     chosen = {}
     for ours, theirs in fields.items():
-        if row.get(theirs) is None:
+        if theirs not in row:
             raise ValueError(
                 f"{where}: there is no field {theirs!r} (it has: {', '.join(map(str, row))}). Set "
-                f"config.data.{ours}_field to the right one."
+                f"{ours}_field of the config to the right one."
             )
-        chosen[ours] = row[theirs]
+        value = row[theirs]
+        if value is None:
+            raise ValueError(f"{where}: the field {theirs!r} is null. Fill it or leave it out.")
+        if isinstance(value, str) and HALF_CHARACTER.search(value):
+            raise ValueError(
+                f"{where}: the field {theirs!r} holds half a character (a lone surrogate such as "
+                "\\ud83d), which is no text in any encoding. Remove it."
+            )
+        chosen[ours] = value
     return chosen
 
 
@@ -104,13 +117,20 @@ def _from_file(path: Path, split: str, *, divided: bool) -> Iterator[dict]:
             f"There is no data file {path} (split {split!r}). In config.data.source, {{split}} "
             "stands for the split's name."
         )
+    if split and not divided and path.suffix != ".txt":
+        raise ValueError(
+            f"{path}: with no {{split}} in the path, the split {split!r} would be the same records "
+            "as any other. Write each split to a file of its own and put {split} where their names "
+            "differ, such as folder/{split}.csv."
+        )
     if path.suffix == ".txt":
         return _from_text(path, "" if divided else split)
     return {".jsonl": _from_jsonl, ".csv": _from_csv, ".parquet": _from_parquet}[path.suffix](path)
 
 
 def _from_jsonl(path: Path) -> Iterator[dict]:
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    # Not splitlines, which also breaks at U+2028 and others that JSON allows inside a text.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -123,6 +143,8 @@ def _from_jsonl(path: Path) -> Iterator[dict]:
 
 
 def _from_csv(path: Path) -> Iterator[dict]:
+    # The module's own limit of 131,072 characters is for cells of forms, not for documents.
+    csv.field_size_limit(LONGEST_CELL)
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         for row in reader:
@@ -151,8 +173,11 @@ def _from_parquet(path: Path) -> Iterator[dict]:
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError(f"{path}: reading Parquet needs pip install 'ftjax[parquet]'.") from error
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-        yield from batch.to_pylist()
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} cannot be read as Parquet ({error}).") from error
 
 
 def _text(path: Path) -> str:
@@ -172,19 +197,32 @@ def _from_tfds(name: str, split: str) -> Iterator[dict]:
 
     from ftjax.data import builders
 
+    if ":" in name:
+        raise ValueError(
+            f"tfds://{name}: datasets with a namespace run code from the network. Prepare it apart "
+            "from ftjax and save its splits as .parquet or .jsonl."
+        )
     folder = cache_folder() / "tfds"
-    builder_class = builders.BUILDERS.get(name)
-    builder = (
-        builder_class(data_dir=folder, file_format="array_record")
-        if builder_class
-        else tfds.builder(name, data_dir=folder, file_format="array_record")
-    )
-    builder.download_and_prepare()
+    folder.mkdir(parents=True, exist_ok=True)
+    make = builders.BUILDERS.get(name, functools.partial(tfds.builder, name))
+    try:
+        # Of several runs that start together, one prepares and the others wait.
+        with FileLock(folder / f"{name.replace('/', '_')}.lock"):
+            builder = make(data_dir=folder, file_format="array_record")
+            builder.download_and_prepare()
+    except tfds.core.DatasetNotFoundError as error:
+        known = ", ".join(builders.BUILDERS)
+        raise ValueError(
+            f"There is no dataset tfds://{name}. There are {known}, and those of "
+            "https://www.tensorflow.org/datasets/catalog; for your own file, give its path."
+        ) from error
     try:
         source = builder.as_data_source(split=split)
     except (ValueError, KeyError) as error:
         known = ", ".join(builder.info.splits)
-        raise ValueError(f"tfds://{name} has no split {split!r}; it has: {known}.") from error
+        raise ValueError(
+            f"tfds://{name} has no split {split!r}; it has: {known} ({error})."
+        ) from error
     for index in range(len(source)):
         yield {key: _plain(value) for key, value in source[index].items()}
 

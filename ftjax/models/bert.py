@@ -12,7 +12,8 @@ from flax import nnx
 
 from ftjax.models.attention import attention, make_attention_mask
 from ftjax.models.dropout import dropout, split_key
-from ftjax.models.family import Family
+from ftjax.models.encoder_heads import MaskedLM, PooledClassifier, TokenClassifier
+from ftjax.models.family import Family, with_num_labels
 from ftjax.models.layers import (
     ACTIVATIONS,
     Compute,
@@ -22,12 +23,16 @@ from ftjax.models.layers import (
     layer_norm,
     linear,
     require,
+    require_heads_divide,
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """The fields of config.json that BERT's computation uses, with transformers' defaults."""
+    """The fields of config.json that BERT's computation uses, with transformers' defaults.
+
+    `classifier_dropout` is `hidden_dropout_prob` where config.json has none or null.
+    """
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -42,32 +47,65 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     position_embedding_type: str = "absolute"
     tie_word_embeddings: bool = True
+    classifier_dropout: float = 0.1
+    num_labels: int = 2
+
+    @staticmethod
+    def from_fields(fields: dict) -> dict:
+        """Fills in what config.json leaves to other fields."""
+        fields = with_num_labels(fields)
+        if fields.get("classifier_dropout") is None:
+            fields["classifier_dropout"] = fields.get("hidden_dropout_prob", 0.1)
+        return fields
 
     def __post_init__(self):
         require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
         require("position_embedding_type", self.position_embedding_type, ("absolute",))
+        require_heads_divide(
+            "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
+        )
+
+    @property
+    def embedding_width(self) -> int:
+        """Features of the embedding tables."""
+        return self.hidden_size
+
+    @property
+    def attention_output_dropout(self) -> float:
+        """Dropout rate of the attention's output, before the residual is added."""
+        return self.hidden_dropout_prob
+
+    @property
+    def token_classifier_dropout(self) -> float:
+        """Dropout rate before the token classifier."""
+        return self.classifier_dropout
 
 
 class BertEmbeddings(nnx.Module):
-    """Word, position and token-type embeddings, added, normalised, dropped out."""
+    """Word, position and (where there are any) token-type embeddings, added and normalised."""
 
     def __init__(self, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
-        size = config.hidden_size
+        size = config.embedding_width
         self.word_embeddings = embedding(config.vocab_size, size, compute, rngs=rngs)
         self.position_embeddings = embedding(
             config.max_position_embeddings, size, compute, rngs=rngs
         )
-        self.token_type_embeddings = embedding(config.type_vocab_size, size, compute, rngs=rngs)
+        self.token_type_embeddings = (
+            embedding(config.type_vocab_size, size, compute, rngs=rngs)
+            if config.type_vocab_size
+            else None
+        )
         self.LayerNorm = layer_norm(size, config.layer_norm_eps, compute, rngs=rngs)
         self.dropout_rate = config.hidden_dropout_prob
 
-    def __call__(self, input_ids, token_type_ids, position_ids, key):
-        """All ids int [batch, length] (positions [1, length] too); [batch, length, hidden]."""
-        hidden = (
-            self.word_embeddings(input_ids)
-            + self.token_type_embeddings(token_type_ids)
-            + self.position_embeddings(position_ids)
-        )
+    def __call__(self, words, token_type_ids, position_ids, key):
+        """Words [batch, length, width], ids int [batch or 1, length]; [batch, length, width]."""
+        hidden = words + self.position_embeddings(position_ids)
+        if self.token_type_embeddings is not None:
+            types = jnp.zeros_like(position_ids) if token_type_ids is None else token_type_ids
+            hidden = hidden + self.token_type_embeddings(types)
+        elif token_type_ids is not None:
+            raise ValueError("This network has no token types; leave token_type_ids out.")
         return dropout(self.LayerNorm(hidden), self.dropout_rate, key)
 
 
@@ -100,10 +138,18 @@ class BertSelfAttention(nnx.Module):
 class BertResidualOutput(nnx.Module):
     """Dense, dropout, and the norm of the sum with the residual."""
 
-    def __init__(self, inputs: int, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        inputs: int,
+        dropout_rate: float,
+        config: BertConfig,
+        compute: Compute,
+        *,
+        rngs: nnx.Rngs,
+    ):
         self.dense = linear(inputs, config.hidden_size, compute, rngs=rngs)
         self.LayerNorm = layer_norm(config.hidden_size, config.layer_norm_eps, compute, rngs=rngs)
-        self.dropout_rate = config.hidden_dropout_prob
+        self.dropout_rate = dropout_rate
 
     def __call__(self, hidden, residual, key):
         """[batch, length, inputs], [batch, length, hidden] -> [batch, length, hidden]."""
@@ -115,7 +161,9 @@ class BertAttention(nnx.Module):
 
     def __init__(self, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
         self.self = BertSelfAttention(config, compute, rngs=rngs)
-        self.output = BertResidualOutput(config.hidden_size, config, compute, rngs=rngs)
+        self.output = BertResidualOutput(
+            config.hidden_size, config.attention_output_dropout, config, compute, rngs=rngs
+        )
 
 
 class BertIntermediate(nnx.Module):
@@ -131,7 +179,9 @@ class BertLayer(nnx.Module):
     def __init__(self, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
         self.attention = BertAttention(config, compute, rngs=rngs)
         self.intermediate = BertIntermediate(config, compute, rngs=rngs)
-        self.output = BertResidualOutput(config.intermediate_size, config, compute, rngs=rngs)
+        self.output = BertResidualOutput(
+            config.intermediate_size, config.hidden_dropout_prob, config, compute, rngs=rngs
+        )
         self.activation = config.hidden_act
 
     def __call__(self, hidden, mask, key):
@@ -160,7 +210,7 @@ class BertPooler(nnx.Module):
 
 
 class BertModel(nnx.Module):
-    """Embeddings, blocks and, if the checkpoint has one, the pooler."""
+    """Embeddings, blocks and, if asked for, the checkpoint's pooler."""
 
     def __init__(
         self,
@@ -170,7 +220,9 @@ class BertModel(nnx.Module):
         rngs: nnx.Rngs,
         pooler: bool = False,
     ):
+        width, size = config.embedding_width, config.hidden_size
         self.embeddings = BertEmbeddings(config, compute, rngs=rngs)
+        self.embeddings_project = linear(width, size, compute, rngs=rngs) if width != size else None
         self.encoder = BertEncoder(config, compute, rngs=rngs)
         self.pooler = BertPooler(config, compute, rngs=rngs) if pooler else None
         self.config = config
@@ -178,9 +230,10 @@ class BertModel(nnx.Module):
 
     def __call__(
         self,
-        input_ids: jax.Array,
+        input_ids: jax.Array | None = None,
         attention_mask: jax.Array | None = None,
         *,
+        inputs_embeds: jax.Array | None = None,
         token_type_ids: jax.Array | None = None,
         position_ids: jax.Array | None = None,
         segment_ids: jax.Array | None = None,
@@ -191,18 +244,22 @@ class BertModel(nnx.Module):
         Args:
             input_ids: int [batch, length].
             attention_mask: [batch, length], nonzero where a token is real.
+            inputs_embeds: [batch, length, embedding width], in place of `input_ids`.
             token_type_ids: int [batch, length], 0 by default.
-            position_ids: int [batch, length], 0, 1, 2, ... by default.
+            position_ids: int [batch, length]; by default as the family counts.
             segment_ids: int [batch, length] for packed rows: tokens see their own segment only.
             key: random key for dropout; None for evaluation.
         """
         embed_key, blocks_key = split_key(key, 2)
-        if token_type_ids is None:
-            token_type_ids = jnp.zeros_like(input_ids)
+        words = (
+            self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        )
         if position_ids is None:
-            position_ids = jnp.arange(input_ids.shape[1])[None]
+            position_ids = self.positions(input_ids, words.shape[1])
         mask = make_attention_mask(attention_mask, segment_ids=segment_ids)
-        hidden = self.embeddings(input_ids, token_type_ids, position_ids, embed_key)
+        hidden = self.embeddings(words, token_type_ids, position_ids, embed_key)
+        if self.embeddings_project is not None:
+            hidden = self.embeddings_project(hidden)
         hidden, states = apply_blocks(
             self.encoder.layer,
             hidden,
@@ -213,18 +270,40 @@ class BertModel(nnx.Module):
         pooled = jnp.tanh(self.pooler.dense(hidden[:, 0])) if self.pooler is not None else None
         return Output(hidden, states, pooled)
 
+    def positions(self, input_ids: jax.Array | None, length: int) -> jax.Array:
+        """Position ids [1, length]: 0, 1, 2, ..."""
+        return jnp.arange(length)[None]
+
 
 FAMILY = Family(
     model_type="bert",
     config=BertConfig,
-    networks={"backbone": BertModel, "pooled": functools.partial(BertModel, pooler=True)},
+    networks={
+        "backbone": BertModel,
+        "pooled": functools.partial(BertModel, pooler=True),
+        "masked_lm": functools.partial(MaskedLM, BertModel),
+        "sequence_classification": functools.partial(PooledClassifier, BertModel),
+        "token_classification": functools.partial(TokenClassifier, BertModel),
+    },
     prefix="bert.",
+    renames=(
+        ("head.dense", "cls.predictions.transform.dense"),
+        ("head.norm", "cls.predictions.transform.LayerNorm"),
+        ("head.decoder", "cls.predictions.decoder"),
+        ("head.bias", "cls.predictions.bias"),
+    ),
     heads=(
         r"pooler\..*",
-        r"cls\.predictions\..*",
+        # Apart: where the decoder is untied it has its own bias, and this one is not used.
+        r"cls\.predictions\.(?!bias$).*",
+        r"cls\.predictions\.bias",
         r"cls\.seq_relationship\..*",
         r"classifier\..*",
         r"qa_outputs\..*",
     ),
     buffers=(r"embeddings\.position_ids",),
+    tied={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
 )

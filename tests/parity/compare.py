@@ -125,7 +125,9 @@ def _assert_same_gradients(folder, torch_model, network, gradients, tolerance):
         name = family.published_name(
             path if inside else f"backbone.{path}", with_prefix=with_prefix
         )
-        name = name if name in theirs else family.tied.get(name, name)
+        copies = (copy for copy, original in family.tied.items() if original == name)
+        candidates = (name, family.tied.get(name, name), *copies)
+        name = next((candidate for candidate in candidates if candidate in theirs), name)
         if name not in theirs:
             assert name in published, f"torch has no parameter {name} ({path})"
             assert not np.any(gradient), f"{name} has a gradient, but torch makes no use of it"

@@ -1,0 +1,51 @@
+"""What the parity tests of encoders share: a tiny size, a padded batch, and the published heads."""
+
+import numpy as np
+from compare import assert_same_network
+
+TINY = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 24,
+    "initializer_range": 0.2,
+}
+
+
+def batch(*, token_types=True, pad_token_id=0, left=False, length=17):
+    """Three rows: full, half, and of one token.
+
+    The text itself has no padding token: torch gives its embedding no gradient.
+    """
+    random = np.random.default_rng(1)
+    mask = np.ones((3, length), np.int32)
+    mask[1, 9:] = 0
+    mask[2, 1:] = 0
+    if left:
+        mask = mask[:, ::-1].copy()
+    input_ids = random.integers(4, 99, (3, length)).astype(np.int32)
+    input_ids[mask == 0] = pad_token_id
+    inputs = {"input_ids": input_ids, "attention_mask": mask}
+    if token_types:
+        inputs["token_type_ids"] = random.integers(0, 2, (3, length)).astype(np.int32)
+    return inputs
+
+
+def assert_same_head(folder, torch_model, network, inputs, **keywords):
+    """A published head's logits, with every hidden state and gradient.
+
+    Random heads with biases of zero would hide a forgotten bias, so all biases are random.
+    """
+    import torch
+
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in torch_model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0, 0.2)
+    valid = inputs["attention_mask"]
+    return assert_same_network(
+        folder, torch_model, network, inputs, outputs=("logits",), valid=valid, **keywords
+    )

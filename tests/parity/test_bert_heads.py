@@ -1,0 +1,42 @@
+"""BERT's published heads against transformers."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from encoders import TINY, assert_same_head, batch  # noqa: E402
+
+HEADS = {
+    "masked_lm": transformers.BertForMaskedLM,
+    "sequence_classification": transformers.BertForSequenceClassification,
+    "token_classification": transformers.BertForTokenClassification,
+}
+
+
+@pytest.mark.parametrize("network", HEADS)
+def test_published_head(tmp_path, network):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**TINY, num_labels=5, hidden_act="relu")
+    assert_same_head(tmp_path, HEADS[network](config), network, batch())
+
+
+def test_untied_masked_lm(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**TINY, tie_word_embeddings=False)
+    assert_same_head(tmp_path, transformers.BertForMaskedLM(config), "masked_lm", batch())
+
+
+def test_masked_lm_of_a_checkpoint_with_both_pretraining_heads(tmp_path):
+    torch.manual_seed(0)
+    model = transformers.BertForPreTraining(transformers.BertConfig(**TINY))
+    model.save_pretrained(tmp_path / "both")
+    masked = transformers.BertForMaskedLM.from_pretrained(tmp_path / "both").eval()
+
+    from ftjax.pretrained.load import load_model
+
+    inputs = batch()
+    ours = load_model(tmp_path / "both", "masked_lm")(**inputs).logits
+    with torch.no_grad():
+        theirs = masked(**{name: torch.tensor(value) for name, value in inputs.items()}).logits
+    assert abs(ours - theirs.numpy()).max() <= 1e-5

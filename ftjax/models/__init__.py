@@ -1,6 +1,24 @@
 """The model families that ftjax knows, by the `model_type` of their config.json."""
 
-from ftjax.models import bart, bert, clip, dinov2, gemma, gpt2, llama, phi3, qwen, siglip, t5, vit
+from ftjax.models import (
+    bart,
+    bert,
+    clip,
+    deberta_v2,
+    dinov2,
+    distilbert,
+    electra,
+    gemma,
+    gpt2,
+    llama,
+    modernbert,
+    phi3,
+    qwen,
+    roberta,
+    siglip,
+    t5,
+    vit,
+)
 from ftjax.models.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -13,16 +31,23 @@ FAMILIES: dict[str, Family] = {
         clip.FAMILY,
         clip.TEXT_FAMILY,
         clip.VISION_FAMILY,
+        deberta_v2.FAMILY,
         dinov2.FAMILY,
+        distilbert.FAMILY,
+        electra.FAMILY,
         gemma.FAMILY,
         gemma.GEMMA2_FAMILY,
         gemma.GEMMA3_TEXT_FAMILY,
         gpt2.FAMILY,
         llama.FAMILY,
         llama.MISTRAL_FAMILY,
+        modernbert.FAMILY,
         phi3.FAMILY,
         qwen.FAMILY,
         qwen.QWEN3_FAMILY,
+        roberta.FAMILY,
+        roberta.CAMEMBERT_FAMILY,
+        roberta.XLM_ROBERTA_FAMILY,
         siglip.FAMILY,
         siglip.TEXT_FAMILY,
         siglip.VISION_FAMILY,

@@ -312,7 +312,7 @@ def test_mesh_and_pmap_runs_agree(tmp_path, tiny_config, parallel):
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
-        ({"model.reference": "/nowhere"}, FileNotFoundError, "There is no /nowhere"),
+        ({"model.reference": "/nowhere"}, FileNotFoundError, "There is no '/nowhere'"),
         ({"data.source": "/nowhere/{split}.csv"}, FileNotFoundError, "no data file"),
         ({"training.platform": "gpu"}, RuntimeError, "no such device"),
         ({"data.batch_size": 6}, ValueError, "multiple of the 4 devices"),

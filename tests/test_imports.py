@@ -37,6 +37,9 @@ ALLOWED = {
     "predict": {
         *("data", "evaluation", "finished_run", "training"),
     },
+    "chat": {
+        *("data", "files", "finished_run", "models", "pretrained"),
+    },
 }
 
 

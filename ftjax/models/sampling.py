@@ -32,6 +32,8 @@ class Sampling:
         for rule, holds in rules.items():
             if not holds:
                 raise ValueError(f"{rule}; it is {getattr(self, rule.split()[0])}.")
+        if self.temperature == 0 and (self.top_k, self.top_p) != (None, None):
+            raise ValueError("top_k and top_p need a temperature above 0; at 0 nothing is drawn.")
 
 
 def choose_tokens(

@@ -41,9 +41,11 @@ def text_of(tokens):
 def test_greedy_tokens_are_those_of_the_network_without_a_cache(network):
     new = generate(network, PROMPTS, max_new_tokens=9)
     assert len({token for row in new for token in row}) > 5
+    logits = nnx.jit(lambda network, ids: network(ids).logits)
     for prompt, row in zip(PROMPTS, new, strict=True):
-        whole = jnp.asarray([prompt + row])
-        likeliest = jnp.argmax(network(whole).logits[0], axis=-1)[len(prompt) - 1 : -1]
+        whole = jnp.asarray([prompt + row + [0] * (16 - len(prompt + row))])
+        end = len(prompt + row) - 1
+        likeliest = jnp.argmax(logits(network, whole)[0], axis=-1)[len(prompt) - 1 : end]
         assert row == likeliest.tolist()
 
 
@@ -164,4 +166,10 @@ def test_calls_that_do_not_fit(network):
 )
 def test_sampling_out_of_range(values):
     with pytest.raises(ValueError, match=f"{next(iter(values))} must be"):
+        Sampling(**values)
+
+
+@pytest.mark.parametrize("values", [{"top_k": 5}, {"top_p": 0.5}])
+def test_options_that_would_have_no_effect(values):
+    with pytest.raises(ValueError, match="need a temperature above 0"):
         Sampling(**values)

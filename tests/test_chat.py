@@ -1,0 +1,162 @@
+"""Conversations with tiny random networks, and text that comes in pieces."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ftjax.chat import Conversation, TextStream, load_writer
+from ftjax.models.generate import generate
+from ftjax.models.sampling import Sampling
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] == 'user' and 'word1' or 'word2' }} "
+    "{{ message['content'] }} {% endfor %}{% if add_generation_prompt %}word2{% endif %}"
+)
+
+
+@pytest.fixture
+def talkative(tiny_llama, tmp_path):
+    """A checkpoint with a chat template, as [user: word1 | otherwise: word2] content ..."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "talkative")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": TEMPLATE}))
+    return folder
+
+
+def test_without_a_template_a_message_is_continued(tiny_llama):
+    writer = load_writer(str(tiny_llama))
+    assert not writer.has_chat_template
+    conversation = Conversation(writer, max_new_tokens=5)
+    pieces = []
+    answer = conversation.answer("word3 word4", pieces.append)
+    prompt = writer.tokenizer("word3 word4")["input_ids"]
+    (expected,) = generate(writer.network, [prompt], max_new_tokens=5)
+    assert answer == "".join(pieces) == writer.tokenizer.decode(expected)
+    # The next message does not see this one.
+    assert conversation.answer("word3 word4") == answer
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"] * 2
+
+
+def test_with_a_template_the_network_sees_all_messages(talkative):
+    writer = load_writer(str(talkative))
+    conversation = Conversation(writer, max_new_tokens=3, system="word9")
+    first = conversation.answer("word5")
+    second = conversation.answer("word6 word7")
+    text = f"word2 word9 word1 word5 word2 {first} word1 word6 word7 word2"
+    prompt = writer.tokenizer(text)["input_ids"]
+    (expected,) = generate(writer.network, [prompt], max_new_tokens=3)
+    assert second == writer.tokenizer.decode(expected)
+
+
+def test_an_answer_ends_with_the_positions_and_a_full_conversation_is_refused(talkative):
+    writer = load_writer(str(talkative))
+    conversation = Conversation(writer, max_new_tokens=100)
+    answer = conversation.answer("word5")
+    assert len(writer.tokenizer(answer)["input_ids"]) == 32 - 3
+    with pytest.raises(ValueError, match=r"conversation has \d+ tokens, the network 32 positions"):
+        conversation.answer("word6")
+    assert len(conversation.messages) == 2
+
+
+def test_the_end_token_ends_an_answer(tiny_llama, tmp_path):
+    writer = load_writer(str(tiny_llama))
+    prompt = writer.tokenizer("word3")["input_ids"]
+    (free,) = generate(writer.network, [prompt], max_new_tokens=8)
+    folder = shutil.copytree(tiny_llama, tmp_path / "stops")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, free[3]]}))
+    stopped = load_writer(str(folder))
+    assert stopped.stop_token_ids == (1, free[3], stopped.tokenizer.eos_token_id)
+    answer = Conversation(stopped, max_new_tokens=8).answer("word3")
+    assert answer == writer.tokenizer.decode(free[: free.index(free[3])])
+
+
+def test_what_is_drawn_repeats_with_its_seed(tiny_llama):
+    writer = load_writer(str(tiny_llama))
+
+    def draw(seed):
+        sampling = Sampling(temperature=2.0)
+        conversation = Conversation(writer, max_new_tokens=9, sampling=sampling, seed=seed)
+        return conversation.answer("word3"), conversation.answer("word3")
+
+    assert draw(0) == draw(0)
+    assert draw(0) != draw(1)
+    assert draw(0)[0] != draw(0)[1]
+
+
+def test_an_interrupted_answer_is_remembered_as_far_as_it_went(tiny_llama):
+    conversation = Conversation(load_writer(str(tiny_llama)), max_new_tokens=9)
+    pieces = []
+
+    def interrupt(text):
+        pieces.append(text)
+        if len(pieces) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        conversation.answer("word3", interrupt)
+    assert conversation.messages[-1] == {"role": "assistant", "content": "".join(pieces)}
+    whole = Conversation(conversation.writer, max_new_tokens=9).answer("word3")
+    assert whole.startswith("".join(pieces)) and whole != "".join(pieces)
+
+
+def test_what_does_not_write(tiny_bert, tiny_llama):
+    with pytest.raises(ValueError, match="bert network, which does not write text"):
+        load_writer(str(tiny_bert))
+    with pytest.raises(ValueError, match="no chat template, so it knows no system message"):
+        Conversation(load_writer(str(tiny_llama)), max_new_tokens=1, system="word1")
+
+
+def stream(pieces, stop_strings=()):
+    """What is shown after each piece, with tokens that are bytes."""
+    shown = []
+    text = TextStream(
+        lambda tokens: bytes(tokens).decode(errors="replace"), stop_strings, shown.append
+    )
+    after = []
+    for piece in pieces:
+        text.add(list(piece))
+        after.append("".join(shown))
+    return after, text.finish(), "".join(shown)
+
+
+def test_half_a_character_is_not_shown():
+    first, second, third = "é".encode()[:1], "é".encode()[1:], b"!"
+    after, text, shown = stream([b"a" + first, second, third])
+    assert after == ["a", "aé", "aé!"]
+    assert text == shown == "aé!"
+
+
+def test_a_stop_string_is_not_shown_not_even_its_beginning():
+    after, text, shown = stream([b"ab", b"\nUs", b"er:", b" no"], ["\nUser:"])
+    assert after == ["ab", "ab", "ab", "ab"]
+    assert text == shown == "ab"
+
+
+def test_what_only_looked_like_a_stop_string_is_shown():
+    after, text, shown = stream([b"ab\nUs", b"eful"], ["\nUser:"])
+    assert after == ["ab", "ab\nUseful"]
+    assert text == shown == "ab\nUseful"
+    assert stream([b"ab\nUs"], ["\nUser:"])[1] == "ab\nUs"
+
+
+def test_script_answers_once(tiny_llama):
+    script = Path(__file__).parents[1] / "scripts" / "chat.py"
+    command = [sys.executable, script, f"--model={tiny_llama}", "--max_new_tokens=4"]
+    done = subprocess.run(
+        [*command, "--prompt=word3"], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    answer = Conversation(load_writer(str(tiny_llama)), max_new_tokens=4).answer("word3")
+    assert done.stdout == answer + "\n"
+    assert "no chat template" in done.stderr
+    done = subprocess.run(
+        [*command, "--top_k=3"], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: top_k and top_p need a temperature above 0; at 0 nothing is drawn.\n"
+    )

@@ -1,5 +1,6 @@
 """Conversations with tiny random networks, and text that comes in pieces."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -7,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from ftjax.chat import Conversation, TextStream, load_writer
+from ftjax.chat import Conversation, TextStream, load_writer, load_writer_of_run
+from ftjax.config import base_config, override
 from ftjax.models.generate import generate
 from ftjax.models.sampling import Sampling
+from ftjax.training.run import run
 
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] == 'user' and 'word1' or 'word2' }} "
@@ -160,3 +164,24 @@ def test_script_answers_once(tiny_llama):
     assert done.stderr == (
         "error: top_k and top_p need a temperature above 0; at 0 nothing is drawn.\n"
     )
+
+
+def test_a_finished_run_talks(tiny_llama, tiny_texts, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join("word1 word2 word3 word4" for _ in range(40)))
+    changes = {
+        "name": "tiny",
+        "task": "causal_lm",
+        "model.reference": str(tiny_llama),
+        "data.source": str(text),
+        "data.buckets": (16,),
+        "data.batch_size": 4,
+        "evaluation.batch_size": 4,
+        "evaluation.metric": "perplexity",
+        "optimizer.learning_rate": 3e-2,
+        "training.epochs": 12,
+        "retention.source": str(tiny_texts),
+    }
+    run(override(base_config(), changes), tmp_path / "run", Console(file=io.StringIO()))
+    conversation = Conversation(load_writer_of_run(tmp_path / "run"), max_new_tokens=8)
+    assert conversation.answer("word1 word2") == "word3 word4"

@@ -1,0 +1,66 @@
+"""What holds for the text encoders without torch to compare with: dtypes, refused configs."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from ftjax.models import FAMILIES
+from ftjax.models.layers import Compute
+from ftjax.pretrained.load import with_dropout
+
+TINY = {
+    "vocab_size": 30,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 8,
+}
+DEBERTA = {"relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 4}
+CONFIGS = {
+    "bert": TINY,
+    "roberta": TINY,
+    "distilbert": {"vocab_size": 30, "dim": 16, "hidden_dim": 24, "n_layers": 3, "n_heads": 2},
+    "electra": TINY | {"embedding_size": 8},
+    "modernbert": TINY,
+    "deberta-v2": TINY | DEBERTA | {"conv_kernel_size": 3},
+}
+
+
+@pytest.mark.parametrize("network", ["masked_lm", "sequence_classification"])
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_bfloat16_stays_bfloat16(model_type, network):
+    """Under scan a promoted dtype is an error."""
+    family = FAMILIES[model_type]
+    config = with_dropout(family.parse_config(CONFIGS[model_type]), 0.5)
+    compute = Compute(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, scan_layers=True)
+    model = family.networks[network](config, compute, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(model)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype(jnp.bfloat16)}
+    ids = jnp.array([[3, 4, 5, 6, 7]])
+
+    def logits(state, key):
+        return nnx.merge(graphdef, state)(ids, jnp.ones_like(ids), key=key).logits
+
+    assert jax.eval_shape(logits, state, jax.random.key(0)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "message"),
+    [
+        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ("roberta", {"num_attention_heads": 3}, "no multiple of num_attention_heads"),
+        ("electra", {"is_decoder": True}, "is_decoder"),
+        ("distilbert", {"activation": "gelu_10"}, "hidden_act"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "layer_types has 1 entries"),
+        ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling"),
+        ("deberta-v2", {"conv_kernel_size": 4}, "must be odd"),
+        ("deberta-v2", {"pos_att_type": "p2p"}, "pos_att_type"),
+        ("deberta-v2", {"position_buckets": 16}, "too many"),
+        ("deberta-v2", {"legacy": False, "embedding_size": 8}, "legacy = false needs"),
+    ],
+)
+def test_refused(model_type, fields, message):
+    with pytest.raises(ValueError, match=message):
+        FAMILIES[model_type].parse_config(CONFIGS[model_type] | fields)

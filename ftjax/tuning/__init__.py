@@ -49,9 +49,7 @@ def partition(
     }
     frozen = {name: value for name, value in parameters.items() if name not in trainable}
     if not trainable:
-        raise ValueError(
-            "The tuning method leaves no parameter trainable; choose another."
-        )
+        raise ValueError("The tuning method leaves no parameter trainable; choose another.")
 
     def rebuild(trainable: Parameters, frozen: Parameters) -> nnx.Module:
         values = trainable | frozen

@@ -59,4 +59,6 @@ def test_gradient_goes_through_what_was_kept():
 
 def test_split_key():
     assert split_key(None, 3) == [None] * 3
-    assert len({tuple(jax.random.key_data(k).tolist()) for k in split_key(jax.random.key(0), 3)}) == 3
+    assert (
+        len({tuple(jax.random.key_data(k).tolist()) for k in split_key(jax.random.key(0), 3)}) == 3
+    )

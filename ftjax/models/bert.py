@@ -24,6 +24,7 @@ from ftjax.models.layers import (
     linear,
     require,
     require_heads_divide,
+    require_positions,
 )
 
 
@@ -69,6 +70,11 @@ class BertConfig:
     def embedding_width(self) -> int:
         """Features of the embedding tables."""
         return self.hidden_size
+
+    @property
+    def longest_row(self) -> int:
+        """How many tokens the table of positions suffices for."""
+        return self.max_position_embeddings
 
     @property
     def attention_output_dropout(self) -> float:
@@ -249,12 +255,16 @@ class BertModel(nnx.Module):
             position_ids: int [batch, length]; by default as the family counts.
             segment_ids: int [batch, length] for packed rows: tokens see their own segment only.
             key: random key for dropout; None for evaluation.
+
+        Raises:
+            ValueError: rows longer than the table of positions.
         """
         embed_key, blocks_key = split_key(key, 2)
         words = (
             self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         )
         if position_ids is None:
+            require_positions(words.shape[1], self.config.longest_row)
             position_ids = self.positions(input_ids, words.shape[1])
         mask = make_attention_mask(attention_mask, segment_ids=segment_ids)
         hidden = self.embeddings(words, token_type_ids, position_ids, embed_key)

@@ -25,6 +25,7 @@ from ftjax.models.layers import (
     linear,
     require,
     require_heads_divide,
+    require_positions,
 )
 from ftjax.models.vision import (
     Size,
@@ -222,11 +223,7 @@ class ClipTextEmbeddings(nnx.Module):
         hidden = self.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
         length, most = hidden.shape[1], self.position_embedding.num_embeddings
         if position_ids is None:
-            if length > most:
-                raise ValueError(
-                    f"A text of {length} tokens does not fit the {most} positions of this network "
-                    "(max_position_embeddings); shorten the texts."
-                )
+            require_positions(length, most)
             position_ids = jnp.arange(length)[None]
         return hidden + self.position_embedding(position_ids)
 

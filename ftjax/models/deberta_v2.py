@@ -26,6 +26,7 @@ from ftjax.models.layers import (
     layer_norm,
     linear,
     require,
+    require_positions,
 )
 
 
@@ -90,10 +91,9 @@ class DebertaV2Config(BertConfig):
                 "config.json: legacy = false needs embedding_size = hidden_size, since its head "
                 "compares hidden states with the embeddings themselves."
             )
-        if self.position_buckets > 0 and self.distances - 1 <= self.position_buckets // 2:
+        if self.position_buckets == 1:
             raise ValueError(
-                f"config.json: position_buckets = {self.position_buckets} is too many for "
-                f"distances up to {self.distances}."
+                "config.json: position_buckets = 1 cannot be halved; use 2 or more, or -1 for none."
             )
 
     @property
@@ -128,10 +128,20 @@ def relative_index(config: DebertaV2Config, length: int) -> np.ndarray:
 
     Distances beyond half the buckets share logarithmically growing ones. Float32 is rounded where
     the reference rounds, since a distance on a boundary falls to one side by its last bit.
+
+    Raises:
+        ValueError: distances occur that are neither in the closer half of the buckets nor in reach
+            of the shared ones.
     """
     distance = np.arange(length)[:, None] - np.arange(length)[None, :]
-    if config.position_buckets > 0:
-        middle = config.position_buckets // 2
+    middle = config.position_buckets // 2
+    if config.position_buckets > 0 and length - 1 > middle:
+        if config.distances - 1 <= middle:
+            raise ValueError(
+                f"A row of {length} tokens is longer than this network's position_buckets = "
+                f"{config.position_buckets} and distances of {config.distances} allow; shorten the "
+                f"texts to {middle + 1} tokens."
+            )
         far = np.maximum(np.abs(distance), middle).astype(np.float32) / np.float32(middle)
         widest = np.log(np.float32((config.distances - 1) / middle))
         bucket = np.ceil(np.log(far) / widest * np.float32(middle - 1)) + middle
@@ -358,7 +368,8 @@ class DebertaV2Model(nnx.Module):
             key: random key for dropout; None for evaluation.
 
         Raises:
-            ValueError: packed rows for a checkpoint whose convolution would mix their texts.
+            ValueError: packed rows for a checkpoint whose convolution would mix their texts; or
+                rows longer than the table of absolute positions, if there is one.
         """
         if segment_ids is not None and self.encoder.conv is not None:
             raise ValueError(
@@ -370,10 +381,14 @@ class DebertaV2Model(nnx.Module):
             words = self.embeddings.word_embeddings(input_ids)
         length = words.shape[1]
         if position_ids is None:
+            if self.config.position_biased_input:
+                require_positions(length, self.config.longest_row)
             position_ids = jnp.arange(length)[None]
         mask = make_attention_mask(attention_mask, segment_ids=segment_ids)
-        index = jnp.asarray(relative_index(self.config, length))
         relative = self.encoder.relative()
+        index = None
+        if relative is not None:
+            index = jnp.asarray(relative_index(self.config, length))
 
         def call(block, hidden, key):
             return block(hidden, relative, index, mask, key)
@@ -462,6 +477,8 @@ FAMILY = Family(
         r"pooler\..*",
         r"classifier\..*",
         r"qa_outputs\..*",
+        # Published also where position_biased_input says that they are of no use.
+        r"embeddings\.position_embeddings\..*",
     ),
     buffers=(r"embeddings\.position_ids",),
     tied={

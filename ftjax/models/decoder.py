@@ -55,6 +55,8 @@ class DecoderConfig:
 
     def __post_init__(self):
         heads = self.num_attention_heads
+        if self.attention_dropout is None:
+            object.__setattr__(self, "attention_dropout", 0.0)
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", heads)
         if self.head_dim is None:

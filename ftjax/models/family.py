@@ -20,6 +20,7 @@ HARMLESS_FIELDS = frozenset(
         "_attn_implementation",
         "_commit_hash",
         "_name_or_path",
+        "_num_labels",
         "architectures",
         "auto_map",
         "bad_words_ids",
@@ -77,6 +78,7 @@ HARMLESS_FIELDS = frozenset(
         "torchscript",
         "transformers_version",
         "typical_p",
+        "unsloth_fixed",
         "unsloth_version",
         "use_cache",
     ]

@@ -246,8 +246,10 @@ FAMILY = Family(
         [
             # Where products are rounded in half precision; here scores are always float32.
             "reorder_and_upcast_attn",
-            # An older name of n_positions.
+            # Older names, and what GPT-1 had.
             "n_ctx",
+            "n_special",
+            "predict_special_tokens",
             # Of a head that is not loaded.
             "summary_activation",
             "summary_first_dropout",

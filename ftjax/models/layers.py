@@ -87,6 +87,19 @@ def require_heads_divide(size_field: str, size: int, heads_field: str, heads: in
         )
 
 
+def require_positions(length: int, positions: int) -> None:
+    """Refuses a row that is longer than a table of learned positions, which would give NaN.
+
+    Raises:
+        ValueError: names both lengths.
+    """
+    if length > positions:
+        raise ValueError(
+            f"A row of {length} tokens does not fit the {positions} positions of this network; "
+            "shorten the texts (tokenise with truncation)."
+        )
+
+
 def linear(inputs: int, outputs: int, compute: Compute, *, rngs: nnx.Rngs, bias: bool = True):
     """A dense layer: kernel [inputs, outputs], normal(0, 0.02) as BERT and GPT-2 initialise."""
     return nnx.Linear(

@@ -79,6 +79,8 @@ class ModernBertConfig:
         # None stood for the same base in both kinds of layer.
         thetas = (full, full if sliding is None else sliding)
         parameters = fields.pop("rope_parameters", None) or {}
+        for layer_type in parameters:
+            require("key of rope_parameters", layer_type, LAYER_TYPES)
         scaling = fields.pop("rope_scaling", None) or {}
         length = fields.get("max_position_embeddings", 8192)
         for name, layer_type, theta in zip(

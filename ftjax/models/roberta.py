@@ -22,6 +22,11 @@ class RobertaConfig(BertConfig):
     vocab_size: int = 50265
     pad_token_id: int = 1
 
+    @property
+    def longest_row(self) -> int:
+        """How many tokens the table of positions suffices for; it starts with unused rows."""
+        return self.max_position_embeddings - self.pad_token_id - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class XLMRobertaConfig(RobertaConfig):

@@ -205,7 +205,11 @@ def _stored_name(checkpoint: Checkpoint, family: Family, name: str) -> str:
     """A tensor's name in the file, or that of one it is tied to: of these a file may have any."""
     original = family.tied.get(name, name)
     copies = [copy for copy, of in family.tied.items() if of == original]
-    return next((other for other in (name, original, *copies) if other in checkpoint.files), name)
+    # As BERT's first checkpoints have it, and their files still do.
+    older = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+    older = older.replace("LayerNorm.bias", "LayerNorm.beta")
+    names = (name, original, *copies, older)
+    return next((other for other in names if other in checkpoint.files), name)
 
 
 def _has_untied_copy(checkpoint: Checkpoint, family: Family) -> bool:

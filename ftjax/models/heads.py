@@ -1,6 +1,8 @@
 """Networks that put a new head on a pretrained backbone."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,10 +65,71 @@ class TextClassifier(nnx.Module):
     def __call__(
         self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None
     ) -> jax.Array:
-        """Logits float32 [batch, classes]."""
+        """Logits float32 [batch, classes].
+
+        Args:
+            batch: as of `features`; or `features` [batch, hidden], computed before.
+            key: random key for dropout; None for evaluation.
+        """
         backbone_key, head_key = split_key(key, 2)
-        features = dropout(self.features(batch, backbone_key), self.dropout_rate, head_key)
+        features = batch["features"] if "features" in batch else self.features(batch, backbone_key)
+        features = dropout(features, self.dropout_rate, head_key)
         return self.classifier(features).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenOutputs:
+    """What a language model says of each token, without holding all logits at once.
+
+    Logits are by far the largest array of a language model: 2,048 tokens of a vocabulary of 262,144
+    take 2 GiB, and as much again for their gradient.
+
+    Attributes:
+        hidden: [batch, length, hidden], what the head sees.
+        project: hidden states -> logits.
+        logits_at_once: how many logits may be held.
+    """
+
+    hidden: jax.Array
+    project: Callable[[jax.Array], jax.Array]
+    logits_at_once: int
+
+    def map(self, function: Callable, *arrays: jax.Array) -> Any:
+        """`function(logits, *arrays)`, computed for some columns at a time.
+
+        The backward pass computes each chunk's logits again. Chunks divide the length, so that rows
+        stay on their devices.
+
+        Args:
+            function: of float32 logits [batch, columns, vocabulary] and the arrays' same columns;
+                gives arrays [batch, columns].
+            arrays: [batch, length, ...].
+
+        Returns:
+            What `function` gives, [batch, length].
+        """
+        batch, length = self.hidden.shape[:2]
+        vocabulary = jax.eval_shape(self.project, self.hidden).shape[-1]
+        columns = max(1, self.logits_at_once // (batch * vocabulary))
+        count = -(-length // columns)
+        columns = -(-length // count)
+
+        def whole(hidden, *arrays):
+            return function(self.project(hidden).astype(jnp.float32), *arrays)
+
+        if count == 1:
+            return whole(self.hidden, *arrays)
+
+        def divided(array):
+            room = ((0, 0), (0, count * columns - length), *[(0, 0)] * (array.ndim - 2))
+            parts = jnp.pad(array, room).reshape(batch, count, columns, *array.shape[2:])
+            return jnp.moveaxis(parts, 1, 0)
+
+        parts = tuple(divided(array) for array in (self.hidden, *arrays))
+        results = jax.lax.map(lambda part: jax.checkpoint(whole)(*part), parts)
+        return jax.tree.map(
+            lambda x: jnp.moveaxis(x, 0, 1).reshape(batch, count * columns)[:, :length], results
+        )
 
 
 class LanguageModel(nnx.Module):
@@ -74,27 +137,33 @@ class LanguageModel(nnx.Module):
 
     Attributes:
         backbone: a family's "causal_lm" network.
+        logits_at_once: how many logits may be held.
     """
 
-    def __init__(self, backbone: nnx.Module):
+    def __init__(self, backbone: nnx.Module, logits_at_once: int = 2**25):
         self.backbone = backbone
+        self.logits_at_once = logits_at_once
 
-    def __call__(
-        self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None
-    ) -> jax.Array:
-        """Logits [batch, length, vocabulary] of packed rows.
+    def features(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """Hidden states [batch, length, hidden] of packed rows, as the head sees them.
 
         Args:
             batch: `input_ids`, `segment_ids` and `position_ids`, int [batch, length].
             key: random key for dropout; None for evaluation.
         """
-        output = self.backbone(
+        output = self.backbone.backbone(
             batch["input_ids"],
             segment_ids=batch["segment_ids"],
             position_ids=batch["position_ids"],
             key=key,
         )
-        return output.logits
+        return output.last_hidden_state
+
+    def __call__(
+        self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None
+    ) -> TokenOutputs:
+        """Next-token logits; arguments as of `features`."""
+        return TokenOutputs(self.features(batch, key), self.backbone.logits, self.logits_at_once)
 
 
 def mean_of_tokens(hidden: jax.Array, attention_mask: jax.Array) -> jax.Array:

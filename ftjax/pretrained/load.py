@@ -1,6 +1,7 @@
 """From a checkpoint folder to a module: built abstractly, then filled tensor by tensor."""
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -87,6 +88,37 @@ def load_model(
     """
     checkpoint = Checkpoint(folder)
     family = family_of(checkpoint.fields.get("model_type"))
+    build = _builder(checkpoint, family, network, compute, accept_fields, dropout)
+    model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    fill(model, checkpoint, family, compute.param_dtype, place)
+    return model
+
+
+def random_model(
+    folder: str | Path,
+    network: str,
+    compute: Compute,
+    key: jax.Array,
+    *,
+    accept_fields: tuple[str, ...] = (),
+    dropout: float | None = None,
+) -> nnx.Module:
+    """The network that `load_model` gives, newly initialised; see there."""
+    checkpoint = Checkpoint(folder)
+    family = family_of(checkpoint.fields.get("model_type"))
+    build = _builder(checkpoint, family, network, compute, accept_fields, dropout)
+    return build(rngs=nnx.Rngs(params=key))
+
+
+def _builder(
+    checkpoint: Checkpoint,
+    family: Family,
+    network: str,
+    compute: Compute,
+    accept_fields: tuple[str, ...],
+    dropout: float | None,
+) -> Callable[..., nnx.Module]:
+    """What makes the network when called with `rngs`."""
     config = family.parse_config(checkpoint.fields, accept=accept_fields)
     if hasattr(config, "tie_word_embeddings") and _has_untied_copy(checkpoint, family):
         config = dataclasses.replace(config, tie_word_embeddings=False)
@@ -97,10 +129,7 @@ def load_model(
             f"{checkpoint.folder}: the family {family.model_type} has no network {network!r}; "
             f"it has {', '.join(sorted(family.networks))}."
         )
-    build = family.networks[network]
-    model = nnx.eval_shape(lambda: build(config, compute, rngs=nnx.Rngs(0)))
-    fill(model, checkpoint, family, compute.param_dtype, place)
-    return model
+    return functools.partial(family.networks[network], config, compute)
 
 
 def with_dropout(config: Any, rate: float) -> Any:

@@ -58,7 +58,7 @@ class CausalLanguageModeling:
 
     def network(self, backbone: nnx.Module, seed: int) -> nnx.Module:
         """The published network with its published head."""
-        return LanguageModel(backbone)
+        return LanguageModel(backbone, self.config.model.logits_at_once)
 
     def count(self, split: str) -> int:
         """Rows of a split."""

@@ -42,6 +42,7 @@ class Clock:
         evaluate: validation.
         checkpoint: what saving held the loop up.
         examples: real examples trained on.
+        flops: floating-point operations of the steps, as the compiled programs count them.
     """
 
     compile: float = 0.0
@@ -49,6 +50,7 @@ class Clock:
     evaluate: float = 0.0
     checkpoint: float = 0.0
     examples: int = 0
+    flops: float = 0.0
 
     def examples_per_second(self) -> float:
         """Training speed without compilation, validation and checkpoints."""
@@ -106,7 +108,7 @@ class CompiledByShape:
 
     def __call__(self, *arguments: Any) -> Any:
         """Calls the program for the shape of the last argument, the batch."""
-        shape = arguments[-1]["input_ids"].shape
+        shape = self.shape_of(arguments[-1])
         if shape not in self._compiled:
             start = time.perf_counter()
             compiled = self._function.lower(*arguments).compile()
@@ -114,6 +116,11 @@ class CompiledByShape:
             self._compiled[shape] = compiled
             self.flops[shape] = float((compiled.cost_analysis() or {}).get("flops", math.nan))
         return self._compiled[shape](*arguments)
+
+    @staticmethod
+    def shape_of(batch: dict[str, Any]) -> tuple:
+        """What a batch's program depends on."""
+        return tuple(sorted((name, array.shape) for name, array in batch.items()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +148,8 @@ def train(
     progress: Progress,
     *,
     plan: Plan,
-    step: TrainStep,
+    steps: Sequence[TrainStep],
+    stage_of: Callable[[int], int],
     parallel: MeshParallel | PmapParallel,
     batches: Callable[[int], Sequence[Callable[[], dict[str, np.ndarray]]]],
     validate: Callable[[TrainState], tuple[float, dict[str, float]]],
@@ -156,7 +164,8 @@ def train(
         frozen: parameters that do not move, on the devices.
         progress: changed in place.
         plan: what to do when.
-        step: from `make_train_step`.
+        steps: from `make_train_step`, one per stage of training.
+        stage_of: epoch -> index of its stage.
         parallel: how it is mapped over devices.
         batches: epoch -> its batches, each made when it is called; the same for the same epoch,
             always. `example_ids` in a batch says which records it holds, -1 for none.
@@ -171,9 +180,9 @@ def train(
     Raises:
         DivergedError: names the step, the records of the batch and the last good checkpoint.
     """
-    run_step = CompiledByShape(parallel.map_train(step), progress.clock)
+    run_steps = [CompiledByShape(parallel.map_train(step), progress.clock) for step in steps]
     pending: collections.deque = collections.deque()
-    done = int(parallel.host_state(state).step)
+    done = int(parallel.one_copy(state).step)
     saved = done if checkpoints.latest_step() == done else -1
 
     def read(keep: int) -> None:
@@ -191,9 +200,9 @@ def train(
     def save(best: bool) -> None:
         nonlocal saved
         start = time.perf_counter()
-        whole = parallel.host_state(state)
+        whole = parallel.one_copy(state)
         if best:
-            checkpoints.save_best(done, whole.trainable)
+            checkpoints.save_best(done, whole.scored)
         checkpoints.save(done, whole, progress.to_json())
         saved = done
         progress.clock.checkpoint += time.perf_counter() - start
@@ -202,7 +211,10 @@ def train(
     while done < plan.total_steps and not progress.finished:
         start, compile_before = time.perf_counter(), progress.clock.compile
         batch, position = next(upcoming)
-        state, metrics = run_step(state, frozen, parallel.place_batch(batch))
+        run_step = run_steps[stage_of(progress.epoch)]
+        placed = parallel.place_batch(batch)
+        state, metrics = run_step(state, frozen, placed)
+        progress.clock.flops += run_step.flops[run_step.shape_of(placed)]
         done += 1
         progress.epoch, progress.batch = position
         progress.clock.examples += int(np.sum(batch["example_ids"] >= 0))

@@ -1,8 +1,9 @@
 """AdamW with warmup, a schedule, clipping, and decay only where it belongs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -12,7 +13,7 @@ Schedule = Callable[[Any], Any]
 
 
 def make_schedule(config: ConfigDict, total_steps: int) -> Schedule:
-    """Linear warmup from 0, then linear or cosine to `final_fraction` of the peak, or constant.
+    """Linear warmup, then linear or cosine to `final_fraction` of the peak, or constant.
 
     Args:
         config: the `optimizer` part of the config.
@@ -21,10 +22,16 @@ def make_schedule(config: ConfigDict, total_steps: int) -> Schedule:
     Returns:
         step (0 for the first update) -> learning rate. The first update after the warmup has the
         peak, the one after the last would have the final rate; so no update is wasted at rate 0.
+        The warmup begins at 0, that of "slanted_triangular" at the final rate (Howard & Ruder 2018,
+        https://arxiv.org/abs/1801.06146, eq. 3, where cut_frac is our `warmup_fraction` and ratio
+        is 1 / `final_fraction`).
     """
     peak, final = config.learning_rate, config.learning_rate * config.final_fraction
     warmup = round(config.warmup_fraction * total_steps)
     rest = max(total_steps - warmup, 1)
+    if config.schedule == "slanted_triangular":
+        rising = optax.linear_schedule(final, peak, max(warmup, 1))
+        return optax.join_schedules([rising, optax.linear_schedule(peak, final, rest)], [warmup])
     decay = {
         "linear": lambda: optax.linear_schedule(peak, final, rest),
         "cosine": lambda: optax.cosine_decay_schedule(peak, rest, config.final_fraction),
@@ -35,7 +42,12 @@ def make_schedule(config: ConfigDict, total_steps: int) -> Schedule:
 
 
 def make_optimizer(
-    config: ConfigDict, schedule: Schedule, trainable: Parameters
+    config: ConfigDict,
+    schedule: Schedule,
+    trainable: Parameters,
+    *,
+    factors: Mapping[str, float] | None = None,
+    groups: Sequence[Sequence[str]] | None = None,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019) on gradients clipped to a global norm.
 
@@ -43,22 +55,49 @@ def make_optimizer(
         config: the `optimizer` part of the config.
         schedule: step -> learning rate.
         trainable: the trainable parameters; only they get optimizer state.
+        factors: path -> what its learning rate is multiplied by, 1 for those left out.
+        groups: paths that begin to move together. An update moves the groups that gradients are
+            given for; each has moments and a count of its own, so that a group that begins late is
+            corrected for its own bias (as in torch, which counts per parameter). One group of all
+            by default.
     """
-    factors = {
-        path: 1.0 if path.startswith("backbone.") else config.head_learning_rate_factor
-        for path in trainable
-    }
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_gradient_norm),
+    factors = factors or {}
+    groups = [list(group) for group in groups or [trainable]]
+    clip = optax.clip_by_global_norm(config.max_gradient_norm)
+    adam = optax.chain(
         optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-        optax.add_decayed_weights(config.weight_decay, mask=decay_mask(trainable)),
-        optax.scale_by_learning_rate(schedule),
-        optax.stateless(
-            lambda updates, _: {path: u * factors[path] for path, u in updates.items()}
-        ),
+        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
     )
+
+    def init(parameters):
+        states = tuple(adam.init(_take(parameters, group)) for group in groups)
+        return jnp.zeros((), jnp.int32), states
+
+    def update(gradients, state, parameters):
+        step, states = state
+        gradients, _ = clip.update(gradients, clip.init(gradients))
+        updates, states = {}, list(states)
+        for index, group in enumerate(groups):
+            if group[0] not in gradients:
+                continue
+            directions, states[index] = adam.update(
+                _take(gradients, group), states[index], _take(parameters, group)
+            )
+            updates |= directions
+        rate = schedule(step)
+        updates = {
+            path: jnp.asarray(-rate * factors.get(path, 1.0), update.dtype) * update
+            for path, update in updates.items()
+        }
+        return updates, (step + 1, tuple(states))
+
+    return optax.GradientTransformation(init, update)
 
 
 def decay_mask(trainable: Parameters) -> dict[str, bool]:
     """True for what weight decay applies to: kernels and embeddings, not biases and norm scales."""
     return {path: path.rpartition(".")[2] not in ("bias", "scale") for path in trainable}
+
+
+def _take(parameters: Parameters, paths: Sequence[str]) -> Parameters:
+    return {path: parameters[path] for path in paths}

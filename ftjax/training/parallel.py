@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from ftjax.training.step import TrainState, TrainStep
+from ftjax.training.step import TrainStep
 
 SMALLEST_SHARDED = 2**14
 """Parameters with fewer elements are replicated: moving them costs less than gathering them."""
@@ -95,9 +95,9 @@ class MeshParallel:
         """Results of a mapped function as numpy arrays."""
         return jax.device_get(tree)
 
-    def host_state(self, state: TrainState) -> TrainState:
-        """The state as it is checkpointed."""
-        return state
+    def one_copy(self, tree: Any) -> Any:
+        """Placed arrays without a replica axis, as they are checkpointed."""
+        return tree
 
     def _sharding(self, shape: tuple[int, ...]) -> NamedSharding:
         fsdp, tensor = self.mesh.shape["fsdp"], self.mesh.shape["tensor"]
@@ -155,9 +155,9 @@ class PmapParallel:
         """Results of a mapped function as numpy arrays: the same on all devices, so of one."""
         return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], tree)
 
-    def host_state(self, state: TrainState) -> TrainState:
-        """The state as it is checkpointed: one replica."""
-        return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], state)
+    def one_copy(self, tree: Any) -> Any:
+        """Placed arrays without their replica axis, as they are checkpointed."""
+        return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
 
 
 def _put(array: Any, sharding: NamedSharding) -> jax.Array:

@@ -5,6 +5,7 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,17 @@ from flax import nnx
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from ftjax.config import flatten, validate
+from ftjax.config import base_config, flatten, override, validate
 from ftjax.models.layers import Compute
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
-from ftjax.pretrained.load import load_model
+from ftjax.pretrained.load import load_model, random_model
 from ftjax.pretrained.locate import sha256_of_folder
 from ftjax.provenance.manifest import finish_manifest, start_manifest
+from ftjax.randomness import run_key
 from ftjax.tasks import Task, make_task
+from ftjax.tasks.general_text import GeneralText, Replay
 from ftjax.training.checkpoint import Checkpoints
+from ftjax.training.features import CachedFeatures
 from ftjax.training.interrupt import stop_on_signals
 from ftjax.training.loop import Plan, Progress, train
 from ftjax.training.memory import peak_memory_bytes
@@ -30,7 +34,14 @@ from ftjax.training.report import RunReport
 from ftjax.training.run_folder import RunFolder
 from ftjax.training.score import Scorer
 from ftjax.training.step import TrainState, make_train_step, new_state
-from ftjax.tuning import METHODS, Parameters, Rebuild, partition
+from ftjax.tuning import Parameters, Rebuild, tune
+from ftjax.tuning.averaging import interpolate, make_averaging
+from ftjax.tuning.fisher import add_squared_gradients, normalised
+from ftjax.tuning.learning_rates import learning_rate_factors
+from ftjax.tuning.masks import is_new
+from ftjax.tuning.penalties import FISHER, START, make_penalties
+from ftjax.tuning.reinit import reinitialise_top
+from ftjax.tuning.stages import make_stages, stage_of
 
 
 @dataclasses.dataclass
@@ -44,6 +55,7 @@ class Parts:
         trainable: at their start values, on the host's default device.
         frozen: on the devices.
         weights: reference -> SHA-256 of the pretrained weights.
+        general: text for penalties that need some, or None.
     """
 
     task: Task
@@ -52,6 +64,12 @@ class Parts:
     trainable: Parameters
     frozen: Parameters
     weights: dict[str, str]
+    general: GeneralText | None = None
+
+    @property
+    def only_head_moves(self) -> bool:
+        """Whether the pretrained network stays as it is, so that its features can be kept."""
+        return all(map(is_new, self.trainable))
 
 
 def run_folder_of(config: ConfigDict, root: str | Path = "runs") -> Path:
@@ -69,11 +87,12 @@ def build(config: ConfigDict) -> Parts:
     _check_batch_sizes(config, parallel.batch_multiple)
     folder = checkpoint_folder(config.model.reference)
     task = make_task(config, folder)
-    network = task.network(load_backbone(config, folder, task.network_name), config.seed)
-    is_trainable = METHODS[config.tuning.method](network)
-    rebuild, trainable, frozen = partition(network, is_trainable)
+    general = GeneralText(config, task) if config.penalties.source else None
+    backbone = load_backbone(config, folder, task.network_name)
+    network = task.network(backbone, config.seed)
+    rebuild, trainable, frozen = tune(network, config.tuning, config.seed)
     weights = {config.model.reference: sha256_of_folder(folder)}
-    return Parts(task, parallel, rebuild, trainable, parallel.place(frozen), weights)
+    return Parts(task, parallel, rebuild, trainable, parallel.place(frozen), weights, general)
 
 
 def load_backbone(config: ConfigDict, folder: Path, name: str) -> nnx.Module:
@@ -84,13 +103,15 @@ def load_backbone(config: ConfigDict, folder: Path, name: str) -> nnx.Module:
         remat=config.model.remat,
         scan_layers=config.model.scan_layers,
     )
-    return load_model(
-        folder,
-        name,
-        compute,
-        accept_fields=tuple(config.model.accept_fields),
-        dropout=config.model.dropout,
-    )
+    how = {
+        "accept_fields": tuple(config.model.accept_fields),
+        "dropout": config.model.dropout,
+    }
+    backbone = load_model(folder, name, compute, **how)
+    if config.tuning.reinit_top > 0:
+        fresh = random_model(folder, name, compute, run_key(config.seed, "reinit"), **how)
+        reinitialise_top(backbone, fresh, config.tuning.reinit_top)
+    return backbone
 
 
 def run(config: ConfigDict, workdir: str | Path, console: Console) -> dict | None:
@@ -139,45 +160,161 @@ def _train_and_score(
     config: ConfigDict, folder: RunFolder, parts: Parts, console: Console
 ) -> dict | None:
     started = time.perf_counter()
-    scorer = Scorer(config, parts.task, parts.parallel, parts.rebuild, parts.frozen)
-    before = folder.recall("before")
-    if before is None:
-        console.print("Scoring the pretrained network and the baselines ...")
-        before = scorer.before(parts.trainable)
-        folder.remember("before", before)
-    outcome = _train(config, folder, parts, scorer, console)
+    features, before = _before(config, folder, parts, console)
+    scorer = _scorer(config, parts, features)
+    if config.tuning.head_epochs > 0 and not parts.only_head_moves:
+        head = _train_head(config, folder, parts, features, console)
+        if head is None:
+            return None
+        parts = dataclasses.replace(parts, trainable=parts.trainable | head)
+    outcome = _train(config, folder, _with_anchors(config, parts, console), scorer, console)
     if outcome is None:
         return None
     best, progress, steps = outcome
-    trainable = parts.parallel.place(best)
-    metrics = scorer.metrics("validation", trainable) | scorer.metrics("test", trainable)
-    metrics |= before["metrics"]
-    if "retention" in before:
-        kept = np.asarray(before["retention"]), scorer.retention(trainable)
-        metrics |= parts.task.retention.metrics(*kept)
+    scores = functools.partial(_scores, parts, scorer, before)
     clock = progress.clock
     trained = sum(leaf.size for leaf in parts.trainable.values())
-    return {
+    result = {
         "name": config.name,
         "variant": config.variant,
         "seed": config.seed,
         "title": f"fine-tuned ({config.tuning.method})",
         "test_examples": parts.task.count("test"),
-        "metrics": metrics,
+        "metrics": scores(best) | before["metrics"],
         "best_step": progress.best_step,
         "steps": steps,
-        "cost": {
-            "seconds": time.perf_counter() - started,
-            "train_seconds": clock.train,
-            "compile_seconds": clock.compile,
-            "validation_seconds": clock.evaluate,
-            "checkpoint_seconds": clock.checkpoint,
-            "examples_per_second": clock.examples_per_second(),
-            "peak_memory_bytes": peak_memory_bytes(),
-            "trainable_parameters": trained,
-            "parameters": trained + sum(leaf.size for leaf in parts.frozen.values()),
-        },
     }
+    if config.averaging.wise_ft_alphas:
+        result["wise_ft"] = [
+            {"alpha": alpha, "metrics": scores(interpolate(parts.trainable, best, alpha))}
+            for alpha in config.averaging.wise_ft_alphas
+        ]
+    result["cost"] = {
+        "seconds": time.perf_counter() - started,
+        "train_seconds": clock.train,
+        "compile_seconds": clock.compile,
+        "validation_seconds": clock.evaluate,
+        "checkpoint_seconds": clock.checkpoint,
+        "examples_per_second": clock.examples_per_second(),
+        "flops_per_step": clock.flops / max(steps, 1),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "trainable_parameters": trained,
+        "parameters": trained + sum(leaf.size for leaf in parts.frozen.values()),
+    }
+    return result
+
+
+def _scorer(config: ConfigDict, parts: Parts, features: CachedFeatures | None) -> Scorer:
+    cached = features if parts.only_head_moves else None
+    return Scorer(config, parts.task, parts.parallel, parts.rebuild, parts.frozen, cached)
+
+
+def _scores(parts: Parts, scorer: Scorer, before: dict, trainable: Parameters) -> dict[str, float]:
+    """All that is measured of a network: task and retention."""
+    trainable = parts.parallel.place(trainable)
+    metrics = scorer.metrics("validation", trainable) | scorer.metrics("test", trainable)
+    if "retention" in before:
+        after = scorer.retention(trainable)
+        metrics |= parts.task.retention.metrics(np.asarray(before["retention"]), after)
+    return metrics
+
+
+def _before(
+    config: ConfigDict, folder: RunFolder, parts: Parts, console: Console
+) -> tuple[CachedFeatures | None, dict]:
+    """The pretrained network's features, and what training does not change, kept for a resume.
+
+    The latter are JSON values: `metrics` of the baselines, and `retention` before.
+    """
+    needs_features = parts.only_head_moves or config.tuning.head_epochs > 0
+    features, before = CachedFeatures.load(folder.path), folder.recall("before")
+    if before is not None and (features is not None or not needs_features):
+        return features, before
+    console.print("Scoring the pretrained network and the baselines ...")
+    scorer = _scorer(config, parts, None)
+    start = parts.parallel.place(parts.trainable)
+    before = {"metrics": {}}
+    if parts.task.baselines is None:
+        # Without baselines, a published network is its own.
+        scores = scorer.metrics("test", start)
+        before["metrics"] |= {k.replace("/", "/pretrained/"): v for k, v in scores.items()}
+    elif config.evaluation.baselines or needs_features:
+        features = scorer.features(start)
+        if needs_features:
+            features.save(folder.path)
+        if config.evaluation.baselines:
+            for name, scores in parts.task.baselines(features.features).items():
+                before["metrics"] |= {f"test/{name}/{key}": v for key, v in scores.items()}
+    if parts.task.retention is not None:
+        before["retention"] = scorer.retention(start).tolist()
+    folder.remember("before", before)
+    return features, before
+
+
+def _train_head(
+    config: ConfigDict,
+    folder: RunFolder,
+    parts: Parts,
+    features: CachedFeatures,
+    console: Console,
+) -> Parameters | None:
+    """The new head, trained alone on cached features in `head/`; None if it was told to stop."""
+    console.print(f"Training the head alone for {config.tuning.head_epochs} epochs ...")
+    head = {path: value for path, value in parts.trainable.items() if is_new(path)}
+    rest = {path: value for path, value in parts.trainable.items() if not is_new(path)}
+    plain = base_config()
+    alone = override(
+        config,
+        {
+            "training.epochs": config.tuning.head_epochs,
+            "training.max_steps": None,
+            "tuning.unfreeze_epochs": None,
+            **{
+                name: value
+                for name, value in flatten(plain).items()
+                if name.startswith(("penalties.", "averaging."))
+            },
+        },
+    )
+    parts = dataclasses.replace(
+        parts, trainable=head, frozen=parts.frozen | parts.parallel.place(rest)
+    )
+    head_folder = RunFolder(folder.path / "head")
+    head_folder.path.mkdir(exist_ok=True)
+    outcome = _train(alone, head_folder, parts, _scorer(alone, parts, features), console)
+    return None if outcome is None else outcome[0]
+
+
+def _with_anchors(config: ConfigDict, parts: Parts, console: Console) -> Parts:
+    """What penalties compare with, beside the frozen parameters."""
+    anchors = {}
+    if make_penalties(config.penalties).needs_start:
+        anchors |= {START + path: value for path, value in parts.trainable.items()}
+    if config.penalties.ewc > 0:
+        console.print("Measuring the Fisher information on general text ...")
+        fisher = _fisher_information(config, parts)
+        anchors |= {FISHER + path: value for path, value in fisher.items()}
+    return dataclasses.replace(parts, frozen=parts.frozen | parts.parallel.place(anchors))
+
+
+def _fisher_information(config: ConfigDict, parts: Parts) -> Parameters:
+    frozen = parts.parallel.one_copy(parts.frozen)
+    key, size = run_key(config.seed, "fisher"), config.evaluation.batch_size
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def add(total, trainable, frozen, batch, key):
+        return add_squared_gradients(
+            total, lambda values: parts.rebuild(values, frozen), trainable, batch, key
+        )
+
+    total = {path: jnp.zeros(v.shape, jnp.float32) for path, v in parts.trainable.items()}
+    for start in range(0, parts.general.count, size):
+        indices = np.arange(start, min(start + size, parts.general.count))
+        batch = parts.general.rows(indices, config.data.buckets[-1])
+        batch.pop("example_ids", None)
+        key, batch_key = jax.random.split(key)
+        total = add(total, parts.trainable, frozen, batch, batch_key)
+    return normalised(total)
 
 
 def _train(
@@ -185,9 +322,18 @@ def _train(
 ) -> tuple[Parameters, Progress, int] | None:
     """The best parameters, where the run stands and its steps; None if it was told to stop."""
     plan = _plan(config, parts.task)
+    stages = make_stages(parts.trainable, config.tuning)
     schedule = make_schedule(config.optimizer, plan.total_steps)
-    optimizer = make_optimizer(config.optimizer, schedule, parts.trainable)
-    state, progress = new_state(config.seed, parts.trainable, optimizer), Progress()
+    optimizer = make_optimizer(
+        config.optimizer,
+        schedule,
+        parts.trainable,
+        factors=learning_rate_factors(config.optimizer, config.tuning, list(parts.trainable)),
+        groups=[stage.joining for stage in stages],
+    )
+    averages = config.averaging.method != "none"
+    state = new_state(config.seed, parts.trainable, optimizer, averages=averages)
+    progress = Progress()
     say = functools.partial(console.print, highlight=False)
     settings = {"keep_last": config.training.keep_checkpoints, "warn": say}
     with Checkpoints(folder.checkpoints, **settings) as checkpoints:
@@ -196,39 +342,45 @@ def _train(
             progress = Progress.from_json(values)
             say(f"Continuing from step {step}.")
         folder.forget_after(int(state.step))
-        step = make_train_step(
-            parts.rebuild,
-            parts.task.loss,
-            optimizer,
-            schedule,
-            accumulation_steps=config.optimizer.accumulation_steps,
-            axis_name=parts.parallel.axis_name,
-        )
+        steps = [
+            make_train_step(
+                parts.rebuild,
+                parts.task.loss,
+                optimizer,
+                schedule,
+                penalties=make_penalties(config.penalties),
+                averaging=make_averaging(config.averaging, plan.total_steps),
+                moving=stage.moving,
+                accumulation_steps=config.optimizer.accumulation_steps,
+                axis_name=parts.parallel.axis_name,
+            )
+            for stage in stages
+        ]
         with stop_on_signals() as stop, RunReport(folder, plan.total_steps, console) as report:
             state, finished = train(
                 parts.parallel.place(state),
                 parts.frozen,
                 progress,
                 plan=plan,
-                step=step,
+                steps=steps,
+                stage_of=functools.partial(stage_of, stages),
                 parallel=parts.parallel,
-                batches=functools.partial(_epoch_batches, config, parts.task),
+                batches=functools.partial(_epoch_batches, config, parts, scorer.cached),
                 validate=functools.partial(_validate, config, scorer),
                 checkpoints=checkpoints,
                 report=report,
                 stop=stop,
             )
-        steps = int(parts.parallel.host_state(state).step)
+        done = int(parts.parallel.one_copy(state).step)
+        checkpoints.wait()
         if not finished:
-            checkpoints.wait()
             say(
-                f"Stopped by {stop.requested} at step {steps} of {plan.total_steps}; all is saved. "
+                f"Stopped by {stop.requested} at step {done} of {plan.total_steps}; all is saved. "
                 "The same command continues from there."
             )
             return None
-        checkpoints.wait()
         _, best, _ = checkpoints.restore_best(parts.trainable)
-        return best, progress, steps
+        return best, progress, done
 
 
 def _plan(config: ConfigDict, task: Task) -> Plan:
@@ -245,16 +397,29 @@ def _plan(config: ConfigDict, task: Task) -> Plan:
     )
 
 
-def _epoch_batches(config: ConfigDict, task: Task, epoch: int) -> list[Callable]:
+def _epoch_batches(
+    config: ConfigDict, parts: Parts, cached: CachedFeatures | None, epoch: int
+) -> list[Callable]:
     size = config.data.batch_size
-    plans = task.plan("train", size, epoch=epoch)
-    return [functools.partial(task.make, "train", size, plan) for plan in plans]
+    replay = None
+    if config.penalties.replay > 0:
+        multiple = parts.parallel.batch_multiple * config.optimizer.accumulation_steps
+        replay = Replay(parts.general, config.penalties.replay_share, config.seed, multiple)
+
+    def make(index: int, plan: Any) -> dict[str, np.ndarray]:
+        batch = parts.task.make("train", size, plan)
+        if cached is not None:
+            return cached.batch("train", batch)
+        return batch if replay is None else replay.add(batch, epoch, index)
+
+    plans = parts.task.plan("train", size, epoch=epoch)
+    return [functools.partial(make, index, plan) for index, plan in enumerate(plans)]
 
 
 def _validate(
     config: ConfigDict, scorer: Scorer, state: TrainState
 ) -> tuple[float, dict[str, float]]:
-    metrics = scorer.metrics("validation", state.trainable)
+    metrics = scorer.metrics("validation", state.scored)
     score = metrics[f"validation/{config.evaluation.metric}"]
     lower_is_better = config.evaluation.metric in ("loss", "perplexity")
     return (-score if lower_is_better else score), metrics

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from ftjax.evaluation.evaluate import outputs_by_example
 from ftjax.tasks import Task
+from ftjax.training.features import CachedFeatures
 from ftjax.training.parallel import MeshParallel, PmapParallel
 from ftjax.tuning import Parameters, Rebuild
 
@@ -14,7 +15,11 @@ SPLITS = ("train", "validation", "test")
 
 
 class Scorer:
-    """Scores of one run's network at any parameters; each function is compiled once per shape."""
+    """Scores of one run's network at any parameters; each function is compiled once per shape.
+
+    Attributes:
+        cached: features that stand for the texts, where only the head moves.
+    """
 
     def __init__(
         self,
@@ -23,11 +28,13 @@ class Scorer:
         parallel: MeshParallel | PmapParallel,
         rebuild: Rebuild,
         frozen: Parameters,
+        cached: CachedFeatures | None = None,
     ):
         def mapped(function: Callable) -> Callable:
             return parallel.map_evaluate(lambda t, f, batch: function(rebuild(t, f), batch))
 
-        self._size, self._with_baselines = config.evaluation.batch_size, config.evaluation.baselines
+        self.cached = cached
+        self._size = config.evaluation.batch_size
         self._task, self._parallel, self._frozen = task, parallel, frozen
         self._outputs = mapped(task.outputs)
         self._features = mapped(task.features) if task.baselines else None
@@ -35,8 +42,10 @@ class Scorer:
 
     def metrics(self, split: str, trainable: Parameters) -> dict[str, float]:
         """`<split>/<metric>` of the task."""
-        outputs = self._run(self._outputs, trainable, self._batches(split))
-        scores = self._task.metrics(split, outputs)
+        batches = self._batches(split)
+        if self.cached is not None:
+            batches = (self.cached.batch(split, batch) for batch in batches)
+        scores = self._task.metrics(split, self._run(self._outputs, trainable, batches))
         return {f"{split}/{name}": value for name, value in scores.items()}
 
     def retention(self, trainable: Parameters) -> np.ndarray:
@@ -47,30 +56,11 @@ class Scorer:
         }
         return self._task.retention.score(outputs)
 
-    def before(self, trainable: Parameters) -> dict:
-        """What training does not change: scores of the baselines, retention before.
-
-        Args:
-            trainable: the parameters at their start, not yet on the devices.
-
-        Returns:
-            JSON values: `metrics`, and `retention` where it is measured.
-        """
-        trainable = self._parallel.place(trainable)
-        result: dict = {"metrics": {}}
-        if self._features and self._with_baselines:
-            features = {
-                name: self._run(self._features, trainable, self._batches(name)) for name in SPLITS
-            }
-            for name, scores in self._task.baselines(features).items():
-                result["metrics"] |= {f"test/{name}/{key}": v for key, v in scores.items()}
-        elif self._features is None:
-            # Without baselines, a published network is its own.
-            scores = self.metrics("test", trainable)
-            result["metrics"] |= {k.replace("/", "/pretrained/"): v for k, v in scores.items()}
-        if self._retention:
-            result["retention"] = self.retention(trainable).tolist()
-        return result
+    def features(self, trainable: Parameters) -> CachedFeatures:
+        """What the head sees of every example."""
+        return CachedFeatures(
+            {name: self._run(self._features, trainable, self._batches(name)) for name in SPLITS}
+        )
 
     def _batches(self, split: str) -> Iterable[dict[str, np.ndarray]]:
         plans = self._task.plan(split, batch_size=self._size)

@@ -4,7 +4,7 @@ Everything is kept as sums and sums of weights until the very end, so that micro
 and padded rows are weighted exactly.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,9 @@ import optax
 
 from ftjax.randomness import run_key
 from ftjax.tuning import Parameters, Rebuild
+from ftjax.tuning.averaging import Averaging, no_averaging
+from ftjax.tuning.noise import give_keys
+from ftjax.tuning.penalties import NO_PENALTIES, Forward, Penalties
 
 Batch = Mapping[str, jax.Array]
 Loss = Callable[[Any, Batch], tuple[jax.Array, jax.Array, dict[str, jax.Array]]]
@@ -27,20 +30,32 @@ class TrainState(NamedTuple):
         seed: uint32 scalar, the run's.
         trainable: dotted path -> parameter.
         optimizer: Optax's state for `trainable`.
+        average: dotted path -> the average of the parameter over steps; empty without averaging.
     """
 
     step: jax.Array
     seed: jax.Array
     trainable: Parameters
     optimizer: Any
+    average: Parameters
+
+    @property
+    def scored(self) -> Parameters:
+        """What is validated and kept: the average where there is one."""
+        return self.average or self.trainable
 
 
 def new_state(
-    seed: int, trainable: Parameters, optimizer: optax.GradientTransformation
+    seed: int,
+    trainable: Parameters,
+    optimizer: optax.GradientTransformation,
+    *,
+    averages: bool = False,
 ) -> TrainState:
     """The state before the first update."""
     step, seed = jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32)
-    return TrainState(step, seed, trainable, optimizer.init(trainable))
+    average = dict(trainable) if averages else {}
+    return TrainState(step, seed, trainable, optimizer.init(trainable), average)
 
 
 def make_train_step(
@@ -49,6 +64,9 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: Callable[[jax.Array], jax.Array],
     *,
+    penalties: Penalties = NO_PENALTIES,
+    averaging: Averaging = no_averaging,
+    moving: Collection[str] | None = None,
     accumulation_steps: int = 1,
     axis_name: str | None = None,
 ) -> TrainStep:
@@ -59,34 +77,48 @@ def make_train_step(
         loss: (outputs, batch) -> (loss sum, weight sum, metric sums), see `ftjax.objectives`.
         optimizer: its state is in the TrainState.
         schedule: step -> learning rate, for the metrics.
+        penalties: what is added to the loss, and to the gradients.
+        averaging: how `state.average` follows `state.trainable`.
+        moving: the trainable parameters that move in this stage of training; all by default. What
+            rests gets no gradient, and what lies below all that moves is not differentiated.
         accumulation_steps: the batch is worked off in so many equal parts, one after the other; the
             result is that of the whole batch, whatever the parts' weights.
         axis_name: pmap's axis to sum over; None where a mesh makes sums global by itself.
 
     Returns:
-        A function to be mapped by `ftjax.training.parallel`. Metrics are float32 scalars: `loss`,
-        those of the objective, `gradient_norm` (before clipping) and `learning_rate`.
+        A function to be mapped by `ftjax.training.parallel`. Metrics are float32 scalars: `loss`
+        (penalties on outputs included), those of the objective and of the penalties,
+        `gradient_norm` (before clipping) and `learning_rate`.
     """
 
-    def loss_sum(trainable, frozen, batch, key):
-        outputs = rebuild(trainable, frozen)(batch, key=key)
-        total, weight, metrics = loss(outputs, batch)
-        return total, {"loss": total, "weight": weight, **metrics}
+    def loss_sum(moving, resting, frozen, batch, key):
+        def network(parameters, key):
+            return give_keys(rebuild(parameters, frozen), key)
 
-    def gradients_and_sums(trainable, frozen, batch, key):
-        gradients, sums = jax.grad(loss_sum, has_aux=True)(trainable, frozen, batch, key)
+        parameters = penalties.perturb(moving | resting, frozen, key)
+        tuned = network(parameters, key)
+        outputs = tuned(batch, key=key)
+        total, weight, metrics = loss(outputs, batch)
+        held = penalties.on_outputs(
+            Forward(network, parameters, frozen, tuned, outputs, batch, key, loss)
+        )
+        total += sum(held.values(), jnp.zeros(()))
+        return total, {"loss": total, "weight": weight, **metrics, **held}
+
+    def gradients_and_sums(*arguments):
+        gradients, sums = jax.grad(loss_sum, has_aux=True)(*arguments)
         return jax.tree.map(lambda g: g.astype(jnp.float32), gradients), sums
 
-    def accumulated(trainable, frozen, batch, key):
+    def accumulated(moving, resting, frozen, batch, key):
         if accumulation_steps == 1:
-            return gradients_and_sums(trainable, frozen, batch, key)
+            return gradients_and_sums(moving, resting, frozen, batch, key)
         # Every so-many-th row, so that each part has rows of every device.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulation_steps, *x.shape[1:]), batch)
         keys = jax.random.split(key, accumulation_steps)
 
         def part(index):
             micro_batch = jax.tree.map(lambda x: x[:, index], parts)
-            return gradients_and_sums(trainable, frozen, micro_batch, keys[index])
+            return gradients_and_sums(moving, resting, frozen, micro_batch, keys[index])
 
         # The first part outside the loop gives the sum its structure and its zero.
         return jax.lax.fori_loop(
@@ -97,18 +129,23 @@ def make_train_step(
         key = jax.random.fold_in(run_key(state.seed, "dropout"), state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        total = accumulated(state.trainable, frozen, batch, key)
+        parts: tuple[Parameters, Parameters] = ({}, {})
+        for path, value in state.trainable.items():
+            parts[moving is not None and path not in moving][path] = value
+        total = accumulated(*parts, frozen, batch, key)
         gradients, sums = total if axis_name is None else jax.lax.psum(total, axis_name)
         weight = sums.pop("weight")
+        pulls = penalties.on_parameters(parts[0], frozen)
         gradients = {
-            path: (gradient / weight).astype(state.trainable[path].dtype)
+            path: (gradient / weight + pulls.get(path, 0.0)).astype(state.trainable[path].dtype)
             for path, gradient in gradients.items()
         }
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
+        trainable = state.trainable | optax.apply_updates(parts[0], updates)
         metrics = {name: value / weight for name, value in sums.items()}
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
-        return TrainState(state.step + 1, state.seed, trainable, optimizer_state), metrics
+        average = averaging(state.average, trainable, state.step)
+        return TrainState(state.step + 1, state.seed, trainable, optimizer_state, average), metrics
 
     return train_step

@@ -6,20 +6,65 @@ frozen one, both flat dicts from dotted path to array.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
 
-from ftjax.tuning.full import full
-from ftjax.tuning.linear_probe import linear_probe
+from ftjax.randomness import run_key
+from ftjax.tuning import lora, masks
+from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear
+from ftjax.tuning.neftune import add_neftune
+from ftjax.tuning.targets import modules_of, replace_module
 
 Parameters = dict[str, jax.Array]
 Rebuild = Callable[[Parameters, Parameters], nnx.Module]
 
-METHODS: dict[str, Callable[[nnx.Module], Callable[[str], bool]]] = {
-    "full": full,
-    "linear_probe": linear_probe,
+# Called as method(network, settings, key): `settings` is the `tuning` part of the config, `key` is
+# for new parameters. The network may be changed; what is returned says which parameters move.
+METHODS: dict[str, Callable[[nnx.Module, Any, jax.Array], Callable[[str], bool]]] = {
+    "full": masks.full,
+    "linear_probe": masks.linear_probe,
+    "layers": masks.layers,
+    "bitfit": masks.bitfit,
+    "norms": masks.norms,
+    "frozen_embeddings": masks.frozen_embeddings,
+    "lora": lora.lora,
+    "rslora": lora.rslora,
+    # LoRA whose B learns faster; see learning_rates.py.
+    "lora_plus": lora.lora,
+    "dora": lora.dora,
+    "pissa": lora.pissa,
+    "qlora": lora.qlora,
 }
+
+
+def tune(network: nnx.Module, settings: Any, seed: int) -> tuple[Rebuild, Parameters, Parameters]:
+    """Applies the method of a config to a task's network, and splits it; see `partition`.
+
+    Args:
+        network: with the pretrained network in `backbone`; changed in place.
+        settings: the `tuning` part of the config.
+        seed: the run's; new parameters come from it, the same ones each time.
+
+    Raises:
+        ValueError: the method does not fit the network; says what to change.
+    """
+    is_trainable = METHODS[settings.method](network, settings, run_key(seed, "tuning"))
+    if settings.neftune_alpha > 0:
+        add_neftune(network, settings.neftune_alpha)
+    return partition(network, is_trainable)
+
+
+def merge(network: nnx.Module) -> nnx.Module:
+    """Puts plain layers in the place of adapted ones; the network computes the same.
+
+    Args:
+        network: changed in place, and returned.
+    """
+    for path, layer in modules_of(network, (AdaptedLinear, AdaptedEmbed)).items():
+        replace_module(network, path, layer.merged())
+    return network
 
 
 def partition(

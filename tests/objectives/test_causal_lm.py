@@ -1,9 +1,16 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
+from ftjax.models.heads import TokenOutputs
 from ftjax.objectives.causal_lm import loss, row_sums
+
+
+def outputs_of(logits, logits_at_once=2**20):
+    """Outputs whose head is the identity."""
+    return TokenOutputs(jnp.asarray(logits), lambda hidden: hidden, logits_at_once)
 
 
 @pytest.fixture
@@ -18,7 +25,7 @@ def case():
 
 def test_sum_over_predicted_tokens_is_scikit_learns(case):
     logits, batch = case
-    total, weight, metrics = loss(jnp.asarray(logits), batch)
+    total, weight, metrics = loss(outputs_of(logits), batch)
     real = batch["weights"] > 0
     chances = np.exp(logits.astype(np.float64))
     chances /= chances.sum(-1, keepdims=True)
@@ -30,7 +37,53 @@ def test_sum_over_predicted_tokens_is_scikit_learns(case):
 
 def test_rows_add_up_to_the_batch(case):
     logits, batch = case
-    total, weight, _ = loss(jnp.asarray(logits), batch)
-    sums = np.asarray(row_sums(jnp.asarray(logits), batch))
+    total, weight, _ = loss(outputs_of(logits), batch)
+    sums = np.asarray(row_sums(outputs_of(logits), batch))
     np.testing.assert_allclose(sums.sum(0), [float(total), float(weight)], rtol=1e-6)
     assert (sums[2] == 0).all()
+
+
+@pytest.mark.parametrize("logits_at_once", [1, 3 * 11 * 2, 3 * 11 * 4, 3 * 11 * 7])
+def test_in_chunks_the_loss_and_its_gradients_are_the_same(logits_at_once):
+    """Lengths that chunks divide and lengths that they do not."""
+    random = np.random.default_rng(0)
+    hidden = jnp.asarray(random.normal(size=(3, 7, 5)), jnp.float32)
+    table = jnp.asarray(random.normal(size=(5, 11)), jnp.float32)
+    batch = {
+        "labels": random.integers(0, 11, (3, 7)),
+        "weights": random.integers(0, 2, (3, 7)).astype(np.float32),
+    }
+
+    def total(hidden, table, logits_at_once):
+        outputs = TokenOutputs(hidden, lambda h: h @ table, logits_at_once)
+        value, _, metrics = loss(outputs, batch)
+        return value, metrics["accuracy"]
+
+    function = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
+    (whole, correct), gradients = function(hidden, table, 2**20)
+    (value, found), in_chunks = function(hidden, table, logits_at_once)
+    assert float(value) == pytest.approx(float(whole), rel=1e-6)
+    assert float(found) == float(correct)
+    for a, b in zip(in_chunks, gradients, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_the_whole_logits_are_never_held():
+    """Gemma's vocabulary: the compiled program's temporary memory stays far below one copy."""
+    tokens, width, vocabulary = 512, 16, 262_144
+    labels = jnp.zeros((1, tokens), jnp.int32)
+    batch = {"labels": labels, "weights": jnp.ones((1, tokens))}
+
+    def total(hidden, table, logits_at_once):
+        return loss(TokenOutputs(hidden, lambda h: h @ table, logits_at_once), batch)[0]
+
+    shapes = (jax.ShapeDtypeStruct((1, tokens, width), jnp.float32),)
+    shapes += (jax.ShapeDtypeStruct((width, vocabulary), jnp.float32),)
+
+    def temporary_bytes(logits_at_once):
+        function = jax.grad(lambda h, t: total(h, t, logits_at_once), argnums=(0, 1))
+        return jax.jit(function).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    all_logits = tokens * vocabulary * 4
+    assert temporary_bytes(2**62) > all_logits
+    assert temporary_bytes(2**22) < all_logits / 4

@@ -89,8 +89,8 @@ def test_packed_rows_have_the_loss_and_gradient_of_the_texts_alone(tiny_llama):
     ("overrides", "message"),
     [
         ({"evaluation.metric": "macro_f1"}, "not measured by the task 'causal_lm'"),
-        ({"model.pooling": "first"}, "only task = 'text_classification' reads it"),
-        ({"objective.label_smoothing": 0.1}, "only task = 'text_classification' reads it"),
+        ({"model.pooling": "first"}, "read only with task = 'text_classification'"),
+        ({"objective.label_smoothing": 0.1}, "read only with task = 'text_classification'"),
         ({"tuning.method": "linear_probe"}, "has none"),
     ],
 )

@@ -236,10 +236,11 @@ def test_predictions_of_a_finished_run_are_those_of_its_test_scores(finished):
     parts = build(config)
     test = parts.task.splits["test"]
     predictor = TextClassificationPredictor(folder)
-    probabilities = predictor(test.texts)
+    texts = [text for (text,) in test.texts]
+    probabilities = predictor(texts)
     accuracy = (probabilities.argmax(-1) == test.labels).mean()
     assert accuracy == pytest.approx(result["metrics"]["test/accuracy"])
-    one = predictor(test.texts[:1])
+    one = predictor(texts[:1])
     np.testing.assert_allclose(one, probabilities[:1], atol=1e-6)
     with pytest.raises(ValueError, match="trained on single texts"):
         predictor(["a"], ["b"])

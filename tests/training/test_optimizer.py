@@ -35,6 +35,18 @@ def test_cosine_ends_where_it_is_told(config):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_slanted_triangular_is_equation_3_of_ulmfit(config):
+    config.schedule, config.warmup_fraction, config.final_fraction = (
+        "slanted_triangular",
+        0.25,
+        1 / 32,
+    )
+    cut = 5
+    for step, found in enumerate(rates(config)):
+        p = step / cut if step < cut else 1 - (step - cut) / (cut * (1 / 0.25 - 1))
+        assert found == pytest.approx(1e-2 * (1 + p * (32 - 1)) / 32, rel=1e-5)
+
+
 @pytest.mark.parametrize("warmup", [0.0, 1.0])
 def test_constant_at_the_edges_of_the_warmup(config, warmup):
     config.schedule, config.warmup_fraction = "constant", warmup
@@ -72,10 +84,12 @@ def test_decay_spares_biases_and_norm_scales():
 
 def test_two_updates_are_adamw_by_hand(config):
     """Loshchilov & Hutter 2019, algorithm 2, on gradients clipped to norm 1, in float64."""
-    config.weight_decay, config.head_learning_rate_factor = 0.1, 5.0
+    config.weight_decay = 0.1
     config.schedule, config.warmup_fraction = "constant", 0.0
     values = parameters()
-    optimizer = make_optimizer(config, make_schedule(config, 10), values)
+    optimizer = make_optimizer(
+        config, make_schedule(config, 10), values, factors={"classifier.kernel": 5.0}
+    )
     state, ours = optimizer.init(values), values
     random = np.random.default_rng(1)
     expected = {p: np.asarray(v, np.float64) for p, v in values.items()}
@@ -100,3 +114,19 @@ def test_two_updates_are_adamw_by_hand(config):
             expected[path] = expected[path] - rate * direction
     for path, value in ours.items():
         np.testing.assert_allclose(value, expected[path], atol=1e-6)
+
+
+def test_a_group_that_begins_late_is_corrected_for_its_own_bias(config):
+    """torch's AdamW counts updates per parameter; a frozen one has no gradient and no count."""
+    config.schedule, config.warmup_fraction, config.weight_decay = "constant", 0.0, 0.0
+    config.max_gradient_norm = 1e9
+    values = {"a": jnp.ones(3), "b": jnp.ones(3)}
+    optimizer = make_optimizer(config, make_schedule(config, 9), values, groups=[["a"], ["b"]])
+    state = optimizer.init(values)
+    gradient = jnp.asarray([0.5, -2.0, 1.0])
+    for _ in range(5):
+        updates, state = optimizer.update({"a": gradient}, state, values)
+        assert set(updates) == {"a"}
+    updates, state = optimizer.update({"a": gradient, "b": gradient}, state, values)
+    np.testing.assert_allclose(updates["b"], -1e-2 * np.sign(gradient), rtol=1e-5)
+    np.testing.assert_allclose(updates["a"], -1e-2 * np.sign(gradient), rtol=1e-5)

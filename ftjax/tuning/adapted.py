@@ -1,0 +1,152 @@
+"""A linear layer or a table that something is added to, under the parameter names it had.
+
+`...query.kernel` stays `...query.kernel`; what is new lies beside it (`...query.lora_a`). So a
+network with adapters is loaded, exported and compared under the names it always had.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import qwix
+from flax import nnx
+
+from ftjax.models.layers import Constant
+from ftjax.tuning.noise import NoisyLayer
+
+# Elements of a kernel that share a scale, along its inputs (Dettmers et al. 2023, section 3).
+BLOCK_SIZE = 64
+
+
+class AdaptedLinear(NoisyLayer):
+    """Takes over a linear layer's parameters; subclasses say what is computed with them.
+
+    Attributes:
+        kernel: [in, out]; None where it is quantised into `kernel_codes` and `kernel_scale`.
+        bias: [out] or None.
+        dtype: of the computation.
+        quantization: "int8", "int4", "nf4" or None.
+    """
+
+    def __init__(self, layer: nnx.Linear, quantization: str | None = None):
+        super().__init__()
+        self.bias, self.dtype, self.quantization = layer.bias, layer.dtype, quantization
+        self.in_features, self.out_features = layer.kernel.shape
+        if quantization is None:
+            self.kernel = layer.kernel
+            return
+        self.kernel = None
+        quantized = quantize(layer.kernel[...], quantization)
+        self.kernel_codes = Constant(quantized.qvalue)
+        self.kernel_scale = Constant(quantized.scale)
+
+    def base_kernel(self, dtype: Any = jnp.float32) -> jax.Array:
+        """[in, out], dequantised where it is quantised."""
+        if self.quantization is None:
+            return self.kernel[...].astype(dtype)
+        array = qwix.QArray(
+            self.kernel_codes[...], self.kernel_scale[...], qtype=qtype(self.quantization)
+        )
+        return qwix.dequantize(array).astype(dtype)
+
+    def base(self, x: jax.Array) -> jax.Array:
+        """What the layer computed before, [..., in] -> [..., out]."""
+        return self.with_bias(x.astype(self.dtype) @ self.base_kernel(self.dtype))
+
+    def with_bias(self, y: jax.Array) -> jax.Array:
+        """Adds the bias, if there is one."""
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+    def merged_kernel(self) -> jax.Array:
+        """The kernel of the plain layer that computes the same, float32 [in, out]."""
+        return self.base_kernel()
+
+    def merged_bias(self) -> jax.Array | None:
+        """The bias of that layer, float32 [out]."""
+        return None if self.bias is None else self.bias[...].astype(jnp.float32)
+
+    def merged(self) -> nnx.Linear:
+        """The plain layer that computes the same, its parameters in float32."""
+        kernel, bias = self.merged_kernel(), self.merged_bias()
+        layer = nnx.eval_shape(
+            lambda: nnx.Linear(
+                *kernel.shape, use_bias=bias is not None, dtype=self.dtype, rngs=nnx.Rngs(0)
+            )
+        )
+        layer.kernel.set_value(kernel)
+        if bias is not None:
+            layer.bias.set_value(bias)
+        return layer
+
+
+class QuantizedLinear(AdaptedLinear):
+    """A layer whose kernel is kept in few bits and dequantised where it is used."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., in] -> [..., out]."""
+        return self.base(x)
+
+
+class AdaptedEmbed(NoisyLayer):
+    """Takes over an embedding table; during training it can add noise to what is looked up.
+
+    Attributes:
+        embedding: [rows, features].
+        neftune_alpha: strength of the noise (Jain et al. 2023, https://arxiv.org/abs/2310.05914).
+    """
+
+    def __init__(self, layer: nnx.Embed):
+        super().__init__()
+        self.embedding, self.dtype = layer.embedding, layer.dtype
+        self.num_embeddings, self.features = layer.embedding.shape
+        self.neftune_alpha = 0.0
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """Int [batch, length] -> [batch, length, features]."""
+        rows, key = self.look_up(ids), self.key()
+        if key is None or self.neftune_alpha == 0.0:
+            return rows
+        bound = self.neftune_alpha / (rows.shape[-2] * rows.shape[-1]) ** 0.5
+        noise = jax.random.uniform(key, rows.shape, rows.dtype, minval=-bound, maxval=bound)
+        return rows + noise
+
+    def look_up(self, ids: jax.Array) -> jax.Array:
+        """Rows of the table."""
+        return self.embedding[...][ids].astype(self.dtype)
+
+    def attend(self, hidden: jax.Array) -> jax.Array:
+        """Logits [..., rows] of the published table, for a head tied to it."""
+        return hidden.astype(self.dtype) @ self.embedding[...].astype(self.dtype).T
+
+    def merged_table(self) -> jax.Array:
+        """The plain table that looks up the same, float32 [rows, features]."""
+        return self.embedding[...].astype(jnp.float32)
+
+    def merged(self) -> nnx.Embed:
+        """That table as a layer."""
+        table = self.merged_table()
+        layer = nnx.eval_shape(lambda: nnx.Embed(*table.shape, dtype=self.dtype, rngs=nnx.Rngs(0)))
+        layer.embedding.set_value(table)
+        return layer
+
+
+def quantize(kernel: jax.Array, quantization: str) -> qwix.QArray:
+    """Few bits per element and a float32 scale per block of inputs.
+
+    Args:
+        kernel: [in, out].
+        quantization: "int8", "int4", or "nf4" (Dettmers et al. 2023, 2305.14314, appendix E).
+    """
+    inputs = kernel.shape[0]
+    tile = next(size for size in range(min(BLOCK_SIZE, inputs), 0, -1) if inputs % size == 0)
+    return qwix.quantize(
+        kernel.astype(jnp.float32),
+        qtype(quantization),
+        channelwise_axes=(1,),
+        tiled_axes={0: tile},
+    )
+
+
+def qtype(quantization: str) -> Any:
+    """As qwix names it."""
+    return quantization if quantization == "nf4" else jnp.dtype(quantization)

@@ -1,0 +1,115 @@
+"""Methods that choose among the parameters there are."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from ftjax.tuning.targets import block_of, nearest_paths, parameter_paths
+
+Predicate = Callable[[str], bool]
+
+
+def full(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
+    """Everything moves."""
+    return lambda path: True
+
+
+def linear_probe(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
+    """Only the new head moves; dropout stays off in the frozen network.
+
+    (Alain & Bengio 2016, https://arxiv.org/abs/1610.01644.)
+    """
+    network.deterministic_backbone = True
+    return is_new
+
+
+def layers(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
+    """Some blocks, and the new head, move; embeddings and the other blocks stay.
+
+    `settings.layers` is "top:2" (the last two blocks of each stack), "bottom:2", "block:3" (the
+    surgical choice of Lee et al. 2022, https://arxiv.org/abs/2210.11466), or a regular expression
+    for whole parameter paths.
+
+    Raises:
+        ValueError: it fits no parameter; names the nearest paths.
+    """
+    chosen = _of_blocks(network, settings.layers) or _matching(network, settings.layers)
+    return lambda path: is_new(path) or path in chosen
+
+
+def bitfit(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
+    """Biases move, of layers and norms (Ben Zaken et al. 2021, https://arxiv.org/abs/2106.10199).
+
+    Raises:
+        ValueError: the network has no biases.
+    """
+    return _by_leaf(network, ("bias",), "biases")
+
+
+def norms(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
+    """Scales and biases of the normalisation layers move (Zhao et al. 2023, LayerNorm tuning)."""
+    scales = {path for path in parameter_paths(network) if path.endswith(".scale")}
+    owners = {path.rpartition(".")[0] for path in scales}
+    return lambda path: is_new(path) or path.rpartition(".")[0] in owners
+
+
+def frozen_embeddings(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
+    """Everything moves but the embedding tables, and a head that is tied to one."""
+    return lambda path: not path.endswith(".embedding")
+
+
+def is_new(path: str) -> bool:
+    """Whether a parameter is the task's own: not of the pretrained network."""
+    return not path.startswith("backbone.")
+
+
+def _by_leaf(network: nnx.Module, names: tuple[str, ...], what: str) -> Predicate:
+    def chosen(path: str) -> bool:
+        return path.rpartition(".")[2] in names
+
+    if not any(chosen(path) for path in parameter_paths(network) if not is_new(path)):
+        raise ValueError(f"This network has no {what}; choose another config.tuning.method.")
+    return lambda path: is_new(path) or chosen(path)
+
+
+def _of_blocks(network: nnx.Module, choice: str) -> set[str]:
+    match = re.fullmatch(r"(top|bottom|block):(\d+)", choice)
+    if not match:
+        return set()
+    where, number = match[1], int(match[2])
+    placed = {path: block_of(path) for path in parameter_paths(network)}
+    counts: dict[str, int] = {}
+    for place in filter(None, placed.values()):
+        counts[place.stack] = max(counts.get(place.stack, 0), place.index + 1)
+
+    def wanted(stack: str, index: int) -> bool:
+        return {
+            "top": index >= counts[stack] - number,
+            "bottom": index < number,
+            "block": index == number,
+        }[where]
+
+    chosen = {path for path, place in placed.items() if place and wanted(*place)}
+    if not chosen:
+        sizes = ", ".join(f"{stack}: {count} blocks" for stack, count in counts.items())
+        raise ValueError(f"config.tuning.layers = {choice!r} fits no block; there are {sizes}.")
+    return chosen
+
+
+def _matching(network: nnx.Module, pattern: str) -> set[str]:
+    paths = parameter_paths(network)
+    try:
+        chosen = {path for path in paths if re.fullmatch(pattern, path)}
+    except re.error as error:
+        raise ValueError(
+            f"config.tuning.layers = {pattern!r} is no regular expression ({error})."
+        ) from error
+    if not chosen:
+        raise ValueError(
+            f"config.tuning.layers = {pattern!r} matches no parameter path as a whole. The nearest "
+            f"are: {', '.join(nearest_paths(pattern, paths))}."
+        )
+    return chosen

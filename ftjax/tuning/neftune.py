@@ -1,0 +1,31 @@
+"""Noise on the token embeddings (NEFTune, Jain et al. 2023, https://arxiv.org/abs/2310.05914)."""
+
+from flax import nnx
+
+from ftjax.tuning.adapted import AdaptedEmbed
+from ftjax.tuning.targets import modules_of, replace_module
+
+
+def add_neftune(network: nnx.Module, alpha: float) -> None:
+    """Token embeddings get uniform noise of alpha / sqrt(length x features) in training.
+
+    Args:
+        network: changed in place.
+        alpha: strength; 5 to 15 in the paper.
+
+    Raises:
+        ValueError: the network reads no tokens.
+    """
+    rows = getattr(network.backbone.config, "vocab_size", None)
+    tables = {
+        path: layer
+        for path, layer in modules_of(network, (nnx.Embed, AdaptedEmbed)).items()
+        if layer.num_embeddings == rows
+    }
+    if not tables:
+        raise ValueError("config.tuning.neftune_alpha: this network has no token embeddings.")
+    for path, layer in tables.items():
+        if isinstance(layer, nnx.Embed):
+            layer = AdaptedEmbed(layer)
+            replace_module(network, path, layer)
+        layer.neftune_alpha = alpha

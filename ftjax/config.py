@@ -579,11 +579,18 @@ def _bad_tuning(values: Mapping[str, Any]) -> str | None:
                 f"config.penalties.{name} needs general text: set penalties.source, for example to "
                 "'tfds://chitchat_replies'."
             )
-    if values["tuning.head_epochs"] >= values["training.epochs"] > 0 and method != "linear_probe":
-        return (
-            f"config.tuning.head_epochs = {values['tuning.head_epochs']} leaves nothing of "
-            f"training.epochs = {values['training.epochs']} for the rest; raise the latter."
-        )
+    if method == "linear_probe":
+        others = [
+            *("tuning.head_epochs", "tuning.reinit_top", "tuning.neftune_alpha"),
+            *("tuning.unfreeze_epochs", "averaging.wise_ft_alphas", "penalties.mixout"),
+            *("penalties.l2_sp", "penalties.ewc", "penalties.feature_distillation"),
+            "penalties.replay",
+        ]
+        if used := [name for name in others if values[name]]:
+            return (
+                f"config.{used[0]} = {values[used[0]]!r}: with tuning.method = 'linear_probe' the "
+                "pretrained network stays as it is, and there is nothing to hold or to vary in it."
+            )
     return None
 
 

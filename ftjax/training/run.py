@@ -23,7 +23,7 @@ from ftjax.provenance.manifest import finish_manifest, start_manifest
 from ftjax.randomness import run_key
 from ftjax.tasks import Task, make_task
 from ftjax.tasks.general_text import GeneralText, Replay
-from ftjax.training.checkpoint import Checkpoints
+from ftjax.training.checkpoint import Checkpoints, host_copy
 from ftjax.training.features import CachedFeatures
 from ftjax.training.interrupt import stop_on_signals
 from ftjax.training.loop import Plan, Progress, train
@@ -358,7 +358,8 @@ def _train(
         ]
         with stop_on_signals() as stop, RunReport(folder, plan.total_steps, console) as report:
             state, finished = train(
-                parts.parallel.place(state),
+                # A copy: the step reuses its memory, and the start values are needed again.
+                parts.parallel.place(host_copy(state)),
                 parts.frozen,
                 progress,
                 plan=plan,

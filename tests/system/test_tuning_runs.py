@@ -1,0 +1,154 @@
+"""Whole runs in which methods, penalties, stages and averages meet."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ftjax.config import base_config, override, validate
+from ftjax.finished_run import load_finished_run
+from ftjax.training.checkpoint import Checkpoints
+from ftjax.training.run import Parts, build, run
+from ftjax.training.run_folder import RunFolder
+
+
+def quiet():
+    return Console(file=io.StringIO(), width=200, soft_wrap=True)
+
+
+@pytest.fixture
+def config(tiny_config, tiny_texts):
+    settings = {
+        "evaluation.baselines": False,
+        "training.epochs": 2,
+        "penalties.source": str(tiny_texts),
+        "penalties.limit": 20,
+    }
+    return override(tiny_config, settings)
+
+
+EVERYTHING = {
+    "tuning.head_epochs": 1,
+    "penalties.l2_sp": 0.1,
+    "penalties.ewc": 0.1,
+    "penalties.kl_to_base": 0.1,
+    "penalties.r_drop": 0.1,
+    "penalties.feature_distillation": 0.1,
+    "penalties.replay": 0.1,
+    "penalties.mixout": 0.1,
+    "averaging.method": "ema",
+    "averaging.decay": 0.9,
+    "averaging.wise_ft_alphas": (0.0, 0.5, 1.0),
+}
+
+
+def test_everything_at_once(tmp_path, config):
+    config = override(config, EVERYTHING | {"tuning.method": "lora"})
+    result = run(config, tmp_path / "run", quiet())
+    assert all(np.isfinite(value) for value in result["metrics"].values())
+    start, _, end = (entry["metrics"] for entry in result["wise_ft"])
+    assert start["retention/change"] == 0
+    assert end == {name: result["metrics"][name] for name in end}
+    assert result["cost"]["flops_per_step"] > 0
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    logged = next(line for line in lines if "train/loss" in line)
+    for name in ("kl_to_base", "r_drop", "feature_distillation", "replay"):
+        assert logged[f"train/{name}"] >= 0
+    assert (tmp_path / "run" / "head" / "metrics.jsonl").exists()
+
+
+def test_everything_at_once_by_pmap(tmp_path, config):
+    settings = EVERYTHING | {"training.parallel": "pmap", "training.epochs": 1}
+    result = run(override(config, settings), tmp_path / "run", quiet())
+    assert np.isfinite(result["metrics"]["test/loss"])
+
+
+def test_a_language_model_replays_and_stays_near(tmp_path, tiny_llama, tiny_texts):
+    config = override(
+        base_config(),
+        {
+            "name": "tiny",
+            "task": "causal_lm",
+            "model.reference": str(tiny_llama),
+            "data.source": str(tiny_texts),
+            "data.buckets": (32,),
+            "data.batch_size": 4,
+            "evaluation.batch_size": 4,
+            "evaluation.metric": "perplexity",
+            "retention.enabled": False,
+            "training.epochs": 1,
+            "penalties.source": str(tiny_texts),
+            "penalties.limit": 10,
+            **{name: value for name, value in EVERYTHING.items() if "head_epochs" not in name},
+            "tuning.method": "lora",
+            "tuning.neftune_alpha": 5.0,
+        },
+    )
+    result = run(config, tmp_path / "run", quiet())
+    assert np.isfinite(result["metrics"]["test/perplexity"])
+    assert load_finished_run(tmp_path / "run").network is not None
+
+
+def last_state(folder, config):
+    with Checkpoints(RunFolder(folder).checkpoints, keep_last=9) as checkpoints:
+        _, best, _ = checkpoints.restore_best(build(config).trainable)
+    return best
+
+
+def test_a_probe_on_cached_features_is_a_probe_through_the_network(tmp_path, config, monkeypatch):
+    config = override(config, {"tuning.method": "linear_probe", "penalties.source": ""})
+    cached = run(config, tmp_path / "cached", quiet())
+    assert (tmp_path / "cached" / "features.safetensors").exists()
+    monkeypatch.setattr(Parts, "only_head_moves", False)
+    through = run(config, tmp_path / "through", quiet())
+    assert not (tmp_path / "through" / "features.safetensors").exists()
+    for name, value in cached["metrics"].items():
+        assert through["metrics"][name] == pytest.approx(value, abs=1e-5), name
+    assert cached["cost"]["flops_per_step"] < 0.05 * through["cost"]["flops_per_step"]
+
+
+def test_what_has_not_joined_yet_has_not_moved(tmp_path, config):
+    config = override(config, {"tuning.unfreeze_epochs": 1, "penalties.source": ""})
+    run(config, tmp_path / "run", quiet())
+    start, end = build(config).trainable, last_state(tmp_path / "run", config)
+    for path, value in start.items():
+        moved = not np.array_equal(value, end[path])
+        if path.startswith("classifier."):
+            assert moved, path
+        # In two epochs only the upper of two blocks has joined.
+        elif ".layer.1." not in path:
+            assert not moved, path
+
+
+def test_new_blocks_at_the_top(config):
+    fresh = build(override(config, {"tuning.reinit_top": 1})).trainable
+    for path, value in build(config).trainable.items():
+        same = np.array_equal(value, fresh[path])
+        assert same == (".layer.1." not in path or not path.endswith(".kernel")), path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"penalties.ewc": 1.0, "penalties.source": ""}, "ewc needs general text"),
+        ({"penalties.replay": 1.0, "penalties.source": ""}, "replay needs general text"),
+        ({"penalties.kl_to_base": 1.0}, "set tuning.head_epochs"),
+        ({"tuning.head_epochs": 2, "training.epochs": 2, "tuning.rank": 4}, "tuning.rank = 4"),
+        ({"tuning.rank": 4}, "read only with tuning.method = 'lora'"),
+        ({"averaging.decay": 0.5}, "read only with averaging.method = 'ema'"),
+        ({"averaging.wise_ft_alphas": (0.5, 1.5)}, "wise_ft_alphas"),
+        ({"tuning.method": "lore"}, "did you mean lora"),
+        ({"tuning.method": "linear_probe", "penalties.l2_sp": 1.0}, "nothing to hold"),
+        ({"tuning.method": "linear_probe", "tuning.unfreeze_epochs": 1}, "nothing to hold"),
+    ],
+)
+def test_combinations_that_mean_nothing_are_refused(config, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        validate(override(config, overrides))
+
+
+def test_too_many_new_blocks_are_refused(config):
+    with pytest.raises(ValueError, match=r"reinit_top = 3, but there are only .*layer: 2 blocks"):
+        build(override(config, {"tuning.reinit_top": 3}))

@@ -124,6 +124,37 @@ def test_killed_and_started_again_ends_bit_for_bit_the_same(
     assert_same_run(folder, uninterrupted, config_of_kills)
 
 
+def test_killed_with_all_that_a_run_can_carry(tmp_path, config_of_kills, cache):
+    """A head trained first, an average, masks of mixout, replayed text, blocks that join late."""
+    config = override(
+        config_of_kills,
+        {
+            "tuning.head_epochs": 1,
+            "tuning.unfreeze_epochs": 1,
+            "averaging.method": "ema",
+            "penalties.mixout": 0.2,
+            "penalties.kl_to_base": 0.1,
+            "penalties.replay": 0.1,
+            "penalties.source": config_of_kills.data.source,
+        },
+    )
+    code, output = drive(tmp_path / "whole", config, "never", cache)
+    assert code == 0, output
+    for where in ("step 4", "step 15"):
+        folder = tmp_path / where
+        code, output = drive(folder, config, where, cache)
+        assert code == -9, output
+        code, output = drive(folder, config, "never", cache)
+        assert code == 0, output
+        assert where == "step 4" or "Continuing from step" in output, output
+        for name in ("metrics.jsonl", "head/metrics.jsonl"):
+            assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        results = [
+            json.loads((f / "result.json").read_text()) for f in (folder, tmp_path / "whole")
+        ]
+        assert results[0]["metrics"] == results[1]["metrics"]
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_saves_and_says_how_to_go_on(
     tmp_path, config_of_kills, uninterrupted, cache, name

@@ -1,8 +1,8 @@
 """Six ways to tune MiniLM on licence clauses: what each learns, costs and forgets.
 
-    for variant in full layers_top_2 bitfit lora dora linear_probe; do
-        python scripts/train.py --config=experiments/tuning_methods.py --variant=$variant
-    done
+for variant in full layers_top_2 bitfit lora dora linear_probe; do
+    python scripts/train.py --config=experiments/tuning_methods.py --variant=$variant
+done
 """
 
 from ftjax.config import base_config

@@ -89,6 +89,21 @@ def print_result(console: Console, result: dict, workdir: str) -> None:
         cost.add_row(name, value)
     cost.add_row("run folder", workdir)
     console.print(cost)
+    if "wise_ft" in result:
+        console.print(_between(result, columns))
+
+
+def _between(result: dict, columns: list[str]) -> Table:
+    """What networks between the pretrained and the tuned one score, and have forgotten."""
+    table = Table(title="between the pretrained network (alpha 0) and the tuned one (1)")
+    shown = [*(f"validation/{name}" for name in columns), *(f"test/{name}" for name in columns)]
+    shown = [name for name in [*shown, "retention/change"] if name in result["metrics"]]
+    for name in ("alpha", *shown):
+        table.add_column(name.replace("_", " "), justify="right")
+    for entry in result["wise_ft"]:
+        cells = (f"{entry['metrics'][name]:.3f}" for name in shown)
+        table.add_row(f"{entry['alpha']:g}", *cells)
+    return table
 
 
 def _rows(result: dict) -> dict[str, dict[str, float]]:
@@ -113,6 +128,7 @@ def _costs(result: dict) -> list[tuple[str, str]]:
         ("seconds, training steps", f"{cost['train_seconds']:.0f}"),
         ("seconds, compiling steps", f"{cost['compile_seconds']:.0f}"),
         ("examples per second", f"{cost['examples_per_second']:.1f}"),
+        ("10⁹ operations per step", f"{cost['flops_per_step'] / 1e9:,.0f}"),
         ("peak memory", f"{cost['peak_memory_bytes'] / 2**30:.2f} GiB"),
         (
             "trained parameters",

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -91,13 +89,10 @@ def test_an_example_longer_than_the_last_bucket_is_an_error():
         plans_of([3, 9], (4, 8))
 
 
-def test_a_million_examples_in_seconds():
-    lengths = np.random.default_rng(0).integers(1, 256, 1_000_000)
-    start = time.process_time()
-    plans = plans_of(lengths, (32, 64, 128, 256), batch_size=32)
-    assert len(plans) == 31250
-    # Not a benchmark: a plan that compares examples with each other would take hours.
-    assert time.process_time() - start < 60
+def test_many_examples():
+    """A plan that compared examples with each other would never end."""
+    lengths = np.random.default_rng(0).integers(1, 256, 320_000)
+    assert len(plans_of(lengths, (32, 64, 128, 256), batch_size=32)) == 10_000
 
 
 @settings(deadline=None, max_examples=60)

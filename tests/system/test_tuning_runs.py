@@ -10,6 +10,7 @@ from rich.console import Console
 from ftjax.config import base_config, override, validate
 from ftjax.finished_run import load_finished_run
 from ftjax.training.checkpoint import Checkpoints
+from ftjax.training.report import print_result
 from ftjax.training.run import Parts, build, run
 from ftjax.training.run_folder import RunFolder
 
@@ -46,7 +47,10 @@ EVERYTHING = {
 
 def test_everything_at_once(tmp_path, config):
     config = override(config, EVERYTHING | {"tuning.method": "lora"})
-    result = run(config, tmp_path / "run", quiet())
+    console = quiet()
+    result = run(config, tmp_path / "run", console)
+    print_result(console, result, "folder")
+    assert "between the pretrained network" in console.file.getvalue()
     assert all(np.isfinite(value) for value in result["metrics"].values())
     start, _, end = (entry["metrics"] for entry in result["wise_ft"])
     assert start["retention/change"] == 0

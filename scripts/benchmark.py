@@ -1,337 +1,41 @@
-"""Training speed next to transformers + torch, on the same weights, data, dropout and threads.
+"""Speed next to transformers, peft and torch, on the same weights, data, dropout and threads.
 
-    python scripts/benchmark.py                    # step and epoch of MiniLM on licence clauses
-    python scripts/benchmark.py --shapes=32x128    # one shape of the step
+    python scripts/benchmark.py                              # everything, about half an hour
+    python scripts/benchmark.py --parts=step --shapes=32x128 # one shape of the encoder's step
 
 Needs the parity extra (torch). The two sides run in turn, so that a machine that slows down slows
-both; a ratio above 1 means that ftjax is faster. Losses are compared first, with dropout off. On a
-GPU both sides compute in bfloat16, torch with torch.compile.
+both; a ratio above 1 means that ftjax is faster. Results are compared first. On a GPU both sides
+compute in bfloat16, torch with torch.compile.
 """
 
-import contextlib
-import dataclasses
 import datetime
-import io
 import os
 import platform
-import statistics
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import app, flags
-from ml_collections import ConfigDict
 from rich.console import Console
-from rich.table import Table
+from side_by_side import adapters, encoder, language_model
 
 from ftjax.command_line import errors_as_sentences, parse_flags
-from ftjax.config import load_experiment, override
 from ftjax.files import write_json_atomically
-from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.provenance.manifest import code_version, package_versions, processor
-from ftjax.training.loop import Clock, CompiledByShape
-from ftjax.training.optimizer import make_optimizer, make_schedule
-from ftjax.training.run import Parts, build
-from ftjax.training.step import make_train_step, new_state
 
-SHAPES = flags.DEFINE_list("shapes", ["32x128", "32x64"], "Rows x tokens of the step.")
-ROUNDS = flags.DEFINE_integer("rounds", 9, "Timed rounds of each side.", lower_bound=1)
-EPOCHS = flags.DEFINE_integer("epochs", 2, "Timed epochs of each side; 0 for none.", lower_bound=0)
-EXPERIMENT = flags.DEFINE_string("experiment", "experiments/quickstart.py", "What to train.")
+PARTS = {
+    "step": encoder.compare_steps,
+    "epoch": encoder.compare_epochs,
+    "generation": language_model.compare_generation,
+    "causal_lm": language_model.compare_steps,
+    "lora": adapters.compare_lora,
+    "probe": adapters.compare_probe,
+    "lanes": adapters.compare_lanes,
+}
+CHOSEN = flags.DEFINE_list("parts", list(PARTS), f"Which comparisons, of {', '.join(PARTS)}.")
 OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file; results/benchmark-<platform>.json if unset."
 )
-
-PARITY_STEPS = 5
-PARITY_TOLERANCE = 1e-3
-
-
-@dataclasses.dataclass
-class Timing:
-    """Seconds of one side.
-
-    Attributes:
-        seconds: of each round.
-        compile_seconds: before the first.
-    """
-
-    seconds: list[float]
-    compile_seconds: float
-
-    def summary(self) -> dict:
-        """Minimum, median and compile time."""
-        return {
-            "minimum": min(self.seconds),
-            "median": statistics.median(self.seconds),
-            "compile": self.compile_seconds,
-        }
-
-
-class Ours:
-    """One training step after the other, as `ftjax.training.loop` takes them."""
-
-    name = "ftjax"
-
-    def __init__(self, parts: Parts, config: ConfigDict, total_steps: int):
-        schedule = make_schedule(config.optimizer, total_steps)
-        optimizer = make_optimizer(config.optimizer, schedule, parts.trainable)
-        step = make_train_step(parts.rebuild, parts.task.loss, optimizer, schedule)
-        self._parts, self._clock = parts, Clock()
-        self._step = CompiledByShape(parts.parallel.map_train(step), self._clock)
-        start = new_state(config.seed, parts.trainable, optimizer)
-        self._state = parts.parallel.place(jax.tree.map(np.array, start))
-
-    def steps(self, batches: list[dict]) -> list[float]:
-        """Losses; returns when the device is done."""
-        metrics = []
-        for batch in batches:
-            placed = self._parts.parallel.place_batch(batch)
-            self._state, result = self._step(self._state, self._parts.frozen, placed)
-            metrics.append(result["loss"])
-        return [float(loss) for loss in metrics]
-
-    @property
-    def compile_seconds(self) -> float:
-        """So far."""
-        return self._clock.compile
-
-
-class Torch:
-    """The same with transformers' model: SDPA attention, fused AdamW."""
-
-    name = "torch loop"
-
-    def __init__(self, parts: Parts, config: ConfigDict, total_steps: int):
-        import torch
-
-        self._torch, self.compile_seconds = torch, 0.0
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-        self.model = torch_classifier(parts, config).to(self.device).train()
-        self._forward = torch.compile(self.model) if self.device == "cuda" else self.model
-        self._optimizer, self._schedule = torch_optimizer(self.model, config, total_steps)
-        self._clip = config.optimizer.max_gradient_norm
-        self._seen: set[tuple] = set()
-
-    def steps(self, batches: list[dict]) -> list[float]:
-        """Losses; returns when the device is done."""
-        losses = []
-        for batch in batches:
-            start = time.perf_counter()
-            losses.append(self._one(batch))
-            if self.device == "cuda" and batch["input_ids"].shape not in self._seen:
-                self._torch.cuda.synchronize()
-                self.compile_seconds += time.perf_counter() - start
-                self._seen.add(batch["input_ids"].shape)
-        return [float(loss) for loss in losses]
-
-    def _one(self, batch: dict):
-        torch = self._torch
-        tensors = {
-            name: torch.from_numpy(batch[name]).to(self.device)
-            for name in ("input_ids", "attention_mask", "labels", "weights")
-        }
-        mixed = torch.autocast("cuda", torch.bfloat16) if self.device == "cuda" else NOTHING
-        with mixed:
-            loss = self._forward(**tensors)["loss"]
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
-        self._optimizer.step()
-        self._schedule.step()
-        return loss.detach()
-
-
-NOTHING = contextlib.nullcontext()
-
-
-def torch_classifier(parts: Parts, config: ConfigDict):
-    """transformers' encoder with our pooling and our head, at our start values."""
-    import torch
-    import transformers
-
-    folder = checkpoint_folder(config.model.reference)
-    rates = {}
-    if config.model.dropout is not None:
-        rates = dict.fromkeys(
-            ("hidden_dropout_prob", "attention_probs_dropout_prob"), config.model.dropout
-        )
-    encoder = transformers.AutoModel.from_pretrained(
-        folder, attn_implementation="sdpa", add_pooling_layer=False, **rates
-    )
-
-    class Classifier(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            kernel = np.asarray(parts.trainable["classifier.kernel"])
-            self.encoder = encoder
-            self.dropout = torch.nn.Dropout(config.model.head_dropout)
-            self.classifier = torch.nn.Linear(*kernel.shape)
-            self.classifier.weight.data = torch.from_numpy(kernel.T.copy())
-            self.classifier.bias.data.zero_()
-
-        def forward(self, input_ids, attention_mask, labels, weights=None):
-            hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
-            mask = attention_mask[..., None].to(hidden.dtype)
-            pooled = (hidden * mask).sum(1) / mask.sum(1)
-            logits = self.classifier(self.dropout(pooled))
-            losses = torch.nn.functional.cross_entropy(
-                logits.float(), labels.long(), reduction="none"
-            )
-            weights = torch.ones_like(losses) if weights is None else weights
-            return {"loss": (losses * weights).sum() / weights.sum(), "logits": logits}
-
-    return Classifier()
-
-
-def torch_optimizer(model, config: ConfigDict, total_steps: int):
-    """Fused AdamW with our decay mask, and our schedule."""
-    import torch
-
-    settings = config.optimizer
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    spared = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        fused=True,
-    )
-    ours = make_schedule(settings, total_steps)
-    factors = [float(ours(step)) / settings.learning_rate for step in range(total_steps + 1)]
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: factors[min(step, total_steps)]
-    )
-    return optimizer, schedule
-
-
-def trainer_epoch(parts: Parts, config: ConfigDict, seed: int) -> float:
-    """Seconds of one epoch of the Hugging Face Trainer: grouped by length, dynamic padding."""
-    import torch
-    import transformers
-
-    task, size = parts.task, config.data.batch_size
-    train = task.splits["train"]
-    rows = [
-        {
-            "input_ids": train.tokens.input_ids[start:end].tolist(),
-            "labels": int(label),
-        }
-        for start, end, label in zip(
-            train.tokens.offsets[:-1], train.tokens.offsets[1:], train.labels, strict=True
-        )
-    ]
-    on_gpu = torch.cuda.is_available()
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = transformers.TrainingArguments(
-            folder,
-            num_train_epochs=1,
-            per_device_train_batch_size=size,
-            learning_rate=config.optimizer.learning_rate,
-            max_grad_norm=config.optimizer.max_gradient_norm,
-            warmup_steps=config.optimizer.warmup_fraction,
-            weight_decay=config.optimizer.weight_decay,
-            optim="adamw_torch_fused",
-            train_sampling_strategy="group_by_length",
-            bf16=on_gpu,
-            torch_compile=on_gpu,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            logging_strategy="no",
-            use_cpu=not on_gpu,
-            seed=seed,
-        )
-        trainer = transformers.Trainer(
-            torch_classifier(parts, config),
-            arguments,
-            train_dataset=rows,
-            data_collator=transformers.DataCollatorWithPadding(task.tokenizer),
-        )
-        start = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):
-            trainer.train()
-        return time.perf_counter() - start
-
-
-def random_batches(rows: int, length: int, count: int, classes: int) -> list[dict]:
-    """Full rows of random tokens."""
-    random = np.random.default_rng(0)
-    return [
-        {
-            "input_ids": random.integers(1000, 20000, (rows, length)).astype(np.int32),
-            "attention_mask": np.ones((rows, length), np.int32),
-            "labels": random.integers(0, classes, rows).astype(np.int32),
-            "weights": np.ones(rows, np.float32),
-        }
-        for _ in range(count)
-    ]
-
-
-def epoch_batches(parts: Parts, config: ConfigDict, epoch: int) -> list[dict]:
-    """All batches of an epoch, in our buckets."""
-    size = config.data.batch_size
-    plans = parts.task.plan("train", size, epoch=epoch)
-    return [parts.task.make("train", size, plan) for plan in plans]
-
-
-def check_losses(parts: Parts, config: ConfigDict) -> float:
-    """Largest difference of the losses over a few steps without dropout.
-
-    Raises:
-        ValueError: the two sides do not train the same network.
-    """
-    sure = override(config, {"model.dropout": 0.0, "model.head_dropout": 0.0})
-    sure.model.dtype = "float32"
-    parts = build(sure)
-    batches = random_batches(8, 32, PARITY_STEPS, len(parts.task.classes))
-    ours, theirs = (side(parts, sure, 100).steps(batches) for side in (Ours, Torch))
-    difference = float(np.abs(np.subtract(ours, theirs)).max())
-    if difference > PARITY_TOLERANCE:
-        raise ValueError(f"Losses differ by {difference:.2e}: {ours} against {theirs}.")
-    return difference
-
-
-def time_steps(parts: Parts, config: ConfigDict, shape: str) -> dict[str, Timing]:
-    """Both sides in turn on one shape."""
-    rows, length = (int(number) for number in shape.split("x"))
-    batches = random_batches(rows, length, 2, len(parts.task.classes))
-    sides = [side(parts, config, 10_000) for side in (Ours, Torch)]
-    for side in sides:
-        side.steps(batches)
-    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
-    for _ in range(ROUNDS.value):
-        for side in sides:
-            seconds[side.name].append(
-                _seconds(lambda side=side: side.steps(batches)) / len(batches)
-            )
-    return {side.name: Timing(seconds[side.name], side.compile_seconds) for side in sides}
-
-
-def time_epochs(parts: Parts, config: ConfigDict) -> dict[str, Timing]:
-    """Ours, the bare loop on the same batches, and the Trainer, in turn."""
-    total = len(epoch_batches(parts, config, 0)) * EPOCHS.value
-    sides = [side(parts, config, total) for side in (Ours, Torch)]
-    shapes = {batch["input_ids"].shape: batch for batch in epoch_batches(parts, config, 0)}
-    for side in sides:
-        side.steps(list(shapes.values()))
-    seconds: dict[str, list[float]] = {"ftjax": [], "torch loop": [], "Trainer": []}
-    for epoch in range(EPOCHS.value):
-        for side in sides:
-            run = lambda side=side: side.steps(epoch_batches(parts, config, epoch))  # noqa: B023, E731
-            seconds[side.name].append(_seconds(run))
-        seconds["Trainer"].append(trainer_epoch(parts, config, epoch))
-    compiled = {side.name: side.compile_seconds for side in sides}
-    return {name: Timing(s, compiled.get(name, 0.0)) for name, s in seconds.items()}
 
 
 def hardware() -> str:
@@ -345,46 +49,15 @@ def hardware() -> str:
     return f"{where}, {platform.system()}, Python {platform.python_version()}, {date}"
 
 
-def report(console: Console, title: str, timings: dict[str, Timing]) -> dict:
-    """A table of one comparison, and the same as JSON values."""
-    table = Table(title=title)
-    for column in ("", "minimum s", "median s", "compile s", "ftjax is faster by"):
-        table.add_column(column, justify="left" if not column else "right")
-    ours = timings["ftjax"].summary()
-    values = {}
-    for name, timing in timings.items():
-        summary = timing.summary()
-        ratios = [summary[key] / ours[key] for key in ("minimum", "median")]
-        values[name] = {**summary, "seconds": timing.seconds, "ratio_of_medians": ratios[1]}
-        cells = [f"{summary[key]:.3f}" for key in ("minimum", "median", "compile")]
-        shown = "" if name == "ftjax" else f"{ratios[1]:.2f}x (of minima {ratios[0]:.2f}x)"
-        table.add_row(name, *cells, shown)
-    console.print(table)
-    return values
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
 def main(_) -> None:
-    """Checks, times, prints, writes."""
+    """Compares, times, prints, writes."""
+    if unknown := set(CHOSEN.value) - set(PARTS):
+        sys.exit(f"error: --parts: there is no {', '.join(unknown)}; choose of {', '.join(PARTS)}.")
     console = Console(width=110)
+    results = {}
     with errors_as_sentences():
-        config = load_experiment(EXPERIMENT.value).config
-        config.retention.enabled = False
-        if jax.default_backend() == "gpu":
-            config.model.dtype = "bfloat16"
-        parts = build(config)
-        results = {"loss_difference": check_losses(parts, config), "steps": {}}
-        console.print(f"Losses without dropout differ by {results['loss_difference']:.1e} at most.")
-        for shape in SHAPES.value:
-            timings = time_steps(parts, config, shape)
-            results["steps"][shape] = report(console, f"training step, {shape}", timings)
-        if EPOCHS.value:
-            results["epoch"] = report(console, "one epoch", time_epochs(parts, config))
+        for name in CHOSEN.value:
+            results[name] = PARTS[name](console)
     import torch
 
     results |= {

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.models.dropout import dropout
+from ftjax.models.layers import Constant
 from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear, QuantizedLinear
 from ftjax.tuning.masks import is_new
 from ftjax.tuning.targets import ROLES, find_targets, modules_of, replace_module
@@ -113,6 +114,10 @@ class PissaLinear(LoraLinear):
     """LoRA that begins with the kernel's principal part, and a kernel without it.
 
     The sum is the kernel that was; what moves are its largest singular directions.
+
+    Attributes:
+        start_a: A at the start: with `start_b`, what the published kernel has more than this one.
+        start_b: B at the start.
     """
 
     def __init__(
@@ -124,6 +129,7 @@ class PissaLinear(LoraLinear):
         root = jnp.sqrt(values[: how.rank] / how.scale)
         self.lora_a = nnx.Param(left[:, : how.rank] * root)
         self.lora_b = nnx.Param(root[:, None] * right[: how.rank])
+        self.start_a, self.start_b = Constant(self.lora_a[...]), Constant(self.lora_b[...])
         self.kernel = nnx.Param((kernel - self.delta()).astype(layer.kernel.dtype))
 
 

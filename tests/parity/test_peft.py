@@ -1,0 +1,228 @@
+"""Adapters against peft on the same weights: forward, loss, gradients, files in both directions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+from ftjax.config import base_config  # noqa: E402
+from ftjax.models.heads import LanguageModel  # noqa: E402
+from ftjax.pretrained.adapter import load_adapter, save_adapter  # noqa: E402
+from ftjax.pretrained.load import load_model  # noqa: E402
+from ftjax.tuning import merge, tune  # noqa: E402
+
+# Of peft about transformers.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::UserWarning", "ignore::RuntimeWarning"
+)
+
+IDS = np.random.default_rng(0).integers(3, 90, (2, 7))
+
+
+class Encoder(nnx.Module):
+    """A bare encoder as a task holds it."""
+
+    def __init__(self, backbone):
+        self.backbone = backbone
+
+
+def bert(folder):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=99,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=40,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    model = transformers.BertModel(config, add_pooling_layer=False)
+    model.save_pretrained(folder)
+    return model, Encoder(load_model(folder))
+
+
+def llama(folder):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=99,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=40,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    return model, LanguageModel(load_model(folder, "causal_lm"))
+
+
+def gpt2(folder):
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=99, n_embd=24, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    model.save_pretrained(folder)
+    return model, LanguageModel(load_model(folder, "causal_lm"))
+
+
+NETWORKS = {"bert": bert, "llama": llama, "gpt2": gpt2}
+QKV = {"bert": ["query", "value"], "llama": ["q_proj", "v_proj"], "gpt2": ["c_attn"]}
+ALL = {
+    "bert": ["query", "key", "dense"],
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"],
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+}
+SETTINGS = {
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "patterns": {"rank_pattern": {"layer.0.attention.self.query": 5, "q_proj": 3}},
+    "alphas": {"alpha_pattern": {"value": 3, "layers.1.self_attn.v_proj": 7}},
+}
+
+
+def outputs_of(network):
+    result = network.backbone(jnp.asarray(IDS))
+    return result.last_hidden_state if result.logits is None else result.logits
+
+
+def torch_outputs(model):
+    result = model(torch.tensor(IDS))
+    return result.logits if hasattr(result, "logits") else result.last_hidden_state
+
+
+def disturbed(model):
+    """All adapter values far from their start."""
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "magnitude" in name:
+            parameter.data += 0.1 * torch.rand_like(parameter)
+        elif "lora_" in name:
+            parameter.data = 0.3 * torch.randn_like(parameter)
+    return model.eval()
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("family", NETWORKS)
+def test_what_peft_wrote_computes_the_same_here(tmp_path, family, settings):
+    if family == "gpt2" and settings in ("patterns", "alphas"):
+        pytest.skip("its names are in the other two")
+    model, network = NETWORKS[family](tmp_path / "base")
+    targets = ALL[family] if settings == "lora" else QKV[family]
+    config = peft.LoraConfig(
+        r=4,
+        lora_alpha=6,
+        target_modules=targets,
+        fan_in_fan_out=family == "gpt2",
+        **SETTINGS[settings],
+    )
+    theirs = disturbed(peft.get_peft_model(model, config))
+    theirs.save_pretrained(tmp_path / "adapter")
+    load_adapter(network, tmp_path / "base", tmp_path / "adapter")
+
+    reference = torch_outputs(theirs)
+    weights = np.random.default_rng(1).normal(size=reference.shape).astype(np.float32) / 50
+    (reference * torch.tensor(weights)).sum().backward()
+    graphdef, adapters, rest = nnx.split(
+        network, lambda path, _: path[-1] in ("lora_a", "lora_b", "magnitude"), ...
+    )
+
+    def loss(adapters):
+        found = outputs_of(nnx.merge(graphdef, adapters, rest))
+        return jnp.sum(found * weights), found
+
+    (_, found), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(adapters)
+    np.testing.assert_allclose(found, reference.detach().numpy(), atol=1e-5)
+
+    expected = sorted(
+        (tuple(reversed(p.grad.shape)), float(p.grad.norm()))
+        for n, p in theirs.named_parameters()
+        if "lora_" in n
+    )
+    mine = sorted((g.shape, float(jnp.linalg.norm(g))) for g in jax.tree.leaves(gradients))
+    for (shape, norm), (expected_shape, expected_norm) in zip(mine, expected, strict=True):
+        assert shape == expected_shape
+        assert norm == pytest.approx(expected_norm, rel=1e-4, abs=1e-6)
+
+    merged = merge(network)
+    np.testing.assert_allclose(outputs_of(merged), reference.detach().numpy(), atol=1e-5)
+    folded = theirs.merge_and_unload()
+    np.testing.assert_allclose(
+        outputs_of(merged), torch_outputs(folded).detach().numpy(), atol=1e-5
+    )
+
+
+def test_a_table_of_embeddings(tmp_path):
+    model, network = bert(tmp_path / "base")
+    config = peft.LoraConfig(r=3, lora_alpha=2, target_modules=["word_embeddings", "value"])
+    theirs = disturbed(peft.get_peft_model(model, config))
+    theirs.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    load_adapter(network, tmp_path / "base", tmp_path / "adapter")
+    np.testing.assert_allclose(
+        outputs_of(network), torch_outputs(theirs).detach().numpy(), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "lora_plus", "dora", "pissa"])
+@pytest.mark.parametrize("family", NETWORKS)
+def test_peft_loads_what_was_written_here(tmp_path, family, method):
+    model, network = NETWORKS[family](tmp_path / "base")
+    settings = base_config().tuning
+    settings.method, settings.rank = method, 4
+    settings.rank_pattern = (r".*\.0\..*=2",)
+    rebuild, trainable, frozen = tune(network, settings, 0)
+    random = np.random.default_rng(2)
+    moved = {
+        path: value + 0.1 * random.normal(size=value.shape).astype(np.float32)
+        for path, value in trainable.items()
+        if path.rpartition(".")[2] in ("lora_a", "lora_b", "magnitude")
+    }
+    tuned = rebuild(trainable | moved, frozen)
+    save_adapter(tuned, tmp_path / "base", tmp_path / "adapter")
+    theirs = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    expected = outputs_of(tuned)
+    np.testing.assert_allclose(torch_outputs(theirs).detach().numpy(), expected, atol=2e-5)
+
+    _, again = NETWORKS[family](tmp_path / "base")
+    load_adapter(again, tmp_path / "base", tmp_path / "adapter")
+    np.testing.assert_allclose(outputs_of(again), expected, atol=2e-5)
+
+
+def test_pissa_begins_as_pefts(tmp_path):
+    """Singular vectors are unique up to their sign, so the products are compared."""
+    model, network = bert(tmp_path / "base")
+    config = peft.LoraConfig(r=4, lora_alpha=4, target_modules=["query"], init_lora_weights="pissa")
+    theirs = peft.get_peft_model(model, config).state_dict()
+    settings = base_config().tuning
+    settings.method, settings.rank, settings.alpha = "pissa", 4, 4.0
+    settings.targets = r".*\.query"
+    _, trainable, frozen = tune(network, settings, 0)
+    path = "encoder.layer.1.attention.self.query"
+    name = f"base_model.model.{path}"
+    product = theirs[f"{name}.lora_B.default.weight"] @ theirs[f"{name}.lora_A.default.weight"]
+    ours = trainable[f"backbone.{path}.lora_a"] @ trainable[f"backbone.{path}.lora_b"]
+    np.testing.assert_allclose(ours.T, product.numpy(), atol=1e-5)
+    rest = theirs[f"{name}.base_layer.weight"].numpy()
+    np.testing.assert_allclose(frozen[f"backbone.{path}.kernel"].T, rest, atol=1e-5)
+
+
+def test_another_base_is_refused(tmp_path):
+    _, network = bert(tmp_path / "base")
+    settings = base_config().tuning
+    settings.method = "lora"
+    rebuild, trainable, frozen = tune(network, settings, 0)
+    save_adapter(rebuild(trainable, frozen), tmp_path / "base", tmp_path / "adapter")
+    torch.manual_seed(5)
+    other = transformers.BertModel(transformers.BertConfig.from_pretrained(tmp_path / "base"))
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="made for other weights"):
+        load_adapter(
+            Encoder(load_model(tmp_path / "other")), tmp_path / "other", tmp_path / "adapter"
+        )

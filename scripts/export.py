@@ -1,10 +1,11 @@
-"""Writes a finished run as a folder that transformers loads.
+"""Writes a finished run as a folder that transformers loads, or its adapter as peft loads it.
 
     python scripts/export.py --run=runs/my_run/base/seed-0 --folder=export/my_model
+    python scripts/export.py --run=runs/my_run/lora/seed-0 --folder=export/my_adapter --adapter
 
-A language model is written whole. Of a classifier, the tuned encoder is written as a model of its
-family, and beside it the head: ftjax_head.safetensors (weight [classes, hidden], bias) and
-ftjax_head.json with the classes and how tokens become one vector.
+A language model is written whole, adapters merged into it. Of a classifier, the tuned encoder is
+written as a model of its family, and beside it the head: ftjax_head.safetensors (weight [classes,
+hidden], bias) and ftjax_head.json with the classes and how tokens become one vector.
 """
 
 from pathlib import Path
@@ -15,11 +16,13 @@ from safetensors.numpy import save_file
 
 from ftjax.command_line import errors_as_sentences, parse_flags
 from ftjax.files import write_json_atomically
-from ftjax.finished_run import load_finished_run
+from ftjax.finished_run import FinishedRun, load_finished_run, merged_backbone
+from ftjax.pretrained.adapter import save_adapter
 from ftjax.pretrained.export import export
 
 RUN = flags.DEFINE_string("run", None, "Folder of a finished run.", required=True)
 FOLDER = flags.DEFINE_string("folder", None, "Folder to make.", required=True)
+ADAPTER = flags.DEFINE_bool("adapter", False, "Write only the adapter, in peft's format.")
 
 
 def main(_) -> None:
@@ -27,15 +30,24 @@ def main(_) -> None:
     with errors_as_sentences():
         run = load_finished_run(RUN.value)
         folder = Path(FOLDER.value)
-        export(run.network.backbone, run.backbone_name, run.base, folder)
+        if ADAPTER.value:
+            save_adapter(run.network, run.base, folder)
+        else:
+            export(merged_backbone(run), run.backbone_name, run.base, folder)
         if run.config.task == "text_classification":
-            head = run.network.classifier
-            weight = np.ascontiguousarray(np.asarray(head.kernel[...]).T)
-            bias = np.asarray(head.bias[...])
-            save_file({"weight": weight, "bias": bias}, folder / "ftjax_head.safetensors")
-            notes = {"classes": run.facts["classes"], "pooling": run.config.model.pooling}
-            write_json_atomically(folder / "ftjax_head.json", notes)
-    print(f"{FOLDER.value}: written, reloaded and compared.")
+            write_head(run, folder)
+    done = "written" if ADAPTER.value else "written, reloaded and compared"
+    print(f"{FOLDER.value}: {done}.")
+
+
+def write_head(run: FinishedRun, folder: Path) -> None:
+    """The new head, which is no part of the family's checkpoint."""
+    head = run.network.classifier
+    weight = np.ascontiguousarray(np.asarray(head.kernel[...]).T)
+    tensors = {"weight": weight, "bias": np.asarray(head.bias[...])}
+    save_file(tensors, folder / "ftjax_head.safetensors")
+    notes = {"classes": run.facts["classes"], "pooling": run.config.model.pooling}
+    write_json_atomically(folder / "ftjax_head.json", notes)
 
 
 if __name__ == "__main__":

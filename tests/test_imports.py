@@ -38,7 +38,7 @@ ALLOWED = {
         *("data", "evaluation", "finished_run", "training"),
     },
     "chat": {
-        *("data", "files", "finished_run", "models", "pretrained"),
+        *("data", "files", "finished_run", "models", "pretrained", "tuning"),
     },
 }
 

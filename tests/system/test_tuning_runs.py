@@ -2,13 +2,19 @@
 
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import load_file
 
 from ftjax.config import base_config, override, validate
 from ftjax.finished_run import load_finished_run
+from ftjax.pretrained.adapter import load_adapter
+from ftjax.pretrained.load import load_model
 from ftjax.training.checkpoint import Checkpoints
 from ftjax.training.report import print_result
 from ftjax.training.run import Parts, build, run
@@ -93,6 +99,28 @@ def test_a_language_model_replays_and_stays_near(tmp_path, tiny_llama, tiny_text
     result = run(config, tmp_path / "run", quiet())
     assert np.isfinite(result["metrics"]["test/perplexity"])
     assert load_finished_run(tmp_path / "run").network is not None
+
+
+def test_a_tuned_run_is_given_back_merged_and_as_an_adapter(tmp_path, config, tiny_bert):
+    config = override(config, {"tuning.method": "dora", "retention.enabled": False})
+    run(config, tmp_path / "run", quiet())
+    for arguments in (["--folder=merged"], ["--folder=adapter", "--adapter"]):
+        script = Path(__file__).parents[2] / "scripts" / "export.py"
+        command = [sys.executable, script, f"--run={tmp_path / 'run'}", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    finished = load_finished_run(tmp_path / "run")
+    ids = np.arange(4, 14)[None]
+    expected = finished.network.backbone(ids).last_hidden_state
+    merged = load_model(tmp_path / "merged")(ids).last_hidden_state
+    np.testing.assert_allclose(merged, expected, atol=1e-5)
+    again = build(override(config, {"tuning.method": "full", "penalties.source": ""}))
+    network = again.rebuild(again.trainable, again.frozen)
+    load_adapter(network, tiny_bert, tmp_path / "adapter")
+    np.testing.assert_allclose(network.backbone(ids).last_hidden_state, expected, atol=1e-5)
+    for folder in ("merged", "adapter"):
+        head = load_file(tmp_path / folder / "ftjax_head.safetensors")
+        np.testing.assert_array_equal(head["weight"].T, finished.network.classifier.kernel[...])
 
 
 def last_state(folder, config):

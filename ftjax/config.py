@@ -107,6 +107,7 @@ class Field:
 TASKS = ("text_classification", "causal_lm")
 CLASSIFICATION = ("task", ("text_classification",))
 LOW_RANK = ("lora", "rslora", "lora_plus", "dora", "pissa", "qlora")
+BOTTLENECK = ("houlsby", "pfeiffer")
 
 
 def _methods(*names: str) -> tuple[str, tuple[str, ...]]:
@@ -192,6 +193,8 @@ SCHEMA: dict[str, Any] = {
             choices=(
                 *("full", "linear_probe", "layers", "bitfit", "norms", "frozen_embeddings"),
                 *LOW_RANK,
+                *("vera", "ia3"),
+                *BOTTLENECK,
             ),
         ),
         "layers": Field(
@@ -203,9 +206,10 @@ SCHEMA: dict[str, Any] = {
             None,
             "Regex for whole paths of adapted layers; None: where the method's paper puts it.",
             optional=str,
-            only=_methods(*LOW_RANK),
+            only=_methods(*LOW_RANK, "vera", "ia3", *BOTTLENECK),
         ),
-        "rank": Field(8, "Of the adapters.", minimum=1, only=_methods(*LOW_RANK)),
+        "rank": Field(8, "Of the adapters.", minimum=1, only=_methods(*LOW_RANK, "vera")),
+        "bottleneck": Field(48, "Width of the adapters.", minimum=1, only=_methods(*BOTTLENECK)),
         "alpha": Field(
             16.0,
             "Adapters are scaled by alpha / rank (rslora: by its root).",
@@ -219,7 +223,11 @@ SCHEMA: dict[str, Any] = {
             (), "Alphas of some layers, as 'regex=alpha'.", only=_methods(*LOW_RANK)
         ),
         "dropout": Field(
-            0.0, "Of the adapters' inputs.", minimum=0.0, below=1.0, only=_methods(*LOW_RANK)
+            0.0,
+            "Of the adapters' inputs.",
+            minimum=0.0,
+            below=1.0,
+            only=_methods(*LOW_RANK, "vera"),
         ),
         "learning_rate_ratio": Field(
             16.0, "B's learning rate relative to A's.", above=0.0, only=_methods("lora_plus")

@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 
 from ftjax.randomness import run_key
-from ftjax.tuning import lora, masks
+from ftjax.tuning import bottleneck, ia3, lora, masks, vera
 from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear
 from ftjax.tuning.neftune import add_neftune
 from ftjax.tuning.targets import modules_of, replace_module
@@ -36,6 +36,10 @@ METHODS: dict[str, Callable[[nnx.Module, Any, jax.Array], Callable[[str], bool]]
     "dora": lora.dora,
     "pissa": lora.pissa,
     "qlora": lora.qlora,
+    "vera": vera.vera,
+    "ia3": ia3.ia3,
+    "houlsby": bottleneck.houlsby,
+    "pfeiffer": bottleneck.pfeiffer,
 }
 
 

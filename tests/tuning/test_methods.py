@@ -57,7 +57,11 @@ def trained(method, family, **changes):
     config.learning_rate = 1e-2
     schedule = make_schedule(config, STEPS)
     optimizer = make_optimizer(config, schedule, trainable)
-    step = jax.jit(make_train_step(rebuild, loss, optimizer, schedule))
+    # Unoptimised code compiles twice as fast, and compiling is most of what a test takes.
+    step = jax.jit(
+        make_train_step(rebuild, loss, optimizer, schedule),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
     state, losses = new_state(0, trainable, optimizer), []
     for _ in range(STEPS):
         state, metrics = step(state, frozen, batch)
@@ -86,6 +90,10 @@ def check(method, family):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
     network = rebuild(state.trainable, frozen)
+    if method in ("houlsby", "pfeiffer"):
+        with pytest.raises(ValueError, match="cannot be merged"):
+            merge(network)
+        return
     merged = merge(network)
     kinds = (AdaptedLinear, AdaptedEmbed)
     assert not any(isinstance(module, kinds) for _, module in nnx.iter_modules(merged))
@@ -151,12 +159,48 @@ def test_all_layers_in_few_bits_and_an_adapter_on_each():
     assert not kernels & frozen.keys()
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora", "lora_plus", "dora", "pissa"])
+@pytest.mark.parametrize(
+    "method",
+    ["lora", "rslora", "lora_plus", "dora", "pissa", "vera", "ia3", "houlsby", "pfeiffer"],
+)
 def test_nothing_changes_before_the_first_step(method):
     network, batch, _ = make_case("llama")
     expected = values_of(network(batch))
     rebuild, trainable, frozen = tune(network, settings_of(method), 0)
     np.testing.assert_allclose(values_of(rebuild(trainable, frozen)(batch)), expected, atol=1e-5)
+
+
+def test_factors_stand_where_the_paper_has_them():
+    found = {path.partition("layer.0.")[2] for path in moving("ia3") if "layer.0." in path}
+    assert found == {
+        "attention.self.key.factor",
+        "attention.self.value.factor",
+        "output.dense.factor",
+    }
+
+
+def test_bottlenecks_stand_after_attention_and_feed_forward():
+    def places(method):
+        return {
+            path.partition("layer.0.")[2].removesuffix(".up")
+            for path in moving(method)
+            if "layer.0." in path and path.endswith(".up")
+        }
+
+    assert places("houlsby") == {"attention.output.dense", "output.dense"}
+    assert places("pfeiffer") == {"output.dense"}
+
+
+def test_vera_shares_its_random_matrices():
+    network, _, _ = make_case("llama")
+    _, trainable, frozen = tune(network, settings_of("vera", rank=5), 0)
+    shared = [value.shape for path, value in frozen.items() if path.endswith("vera_a")]
+    assert shared == [(32, 5)]
+    sizes = {path.rpartition(".")[2]: value.shape for path, value in trainable.items()}
+    assert sizes["vera_d"] == (5,)
+    other = tune(make_case("llama")[0], settings_of("vera", rank=5), 1)[2]
+    path = next(path for path in frozen if path.endswith("vera_a"))
+    assert not np.array_equal(frozen[path], other[path])
 
 
 def test_pissa_holds_the_largest_singular_directions():

@@ -1,0 +1,78 @@
+"""VeRA: one pair of random matrices for all layers, and two learned vectors for each.
+
+Kopiczko et al. 2024, https://arxiv.org/abs/2310.11454, eq. 2. Reference: peft's VeRA.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ftjax.models.dropout import dropout
+from ftjax.models.layers import Constant
+from ftjax.tuning.adapted import AdaptedLinear
+from ftjax.tuning.lora import ROLES_OF_LORA
+from ftjax.tuning.masks import is_new
+from ftjax.tuning.targets import find_targets, replace_module
+
+LEAVES = ("vera_d", "vera_b")
+FIRST_D = 0.1
+
+
+class VeraLinear(AdaptedLinear):
+    """x W + b + (dropout(x) A * d) B * b', A and B shared by all layers and frozen.
+
+    Attributes:
+        vera_a: [largest in, rank], of which this layer uses the first rows.
+        vera_b_shared: [rank, largest out], of which it uses the first columns.
+        vera_d: [rank], 0.1 at first.
+        vera_b: [out], 0 at first.
+    """
+
+    def __init__(self, layer: nnx.Linear, a: Constant, b: Constant, dropout_rate: float):
+        super().__init__(layer)
+        self.vera_a, self.vera_b_shared, self.dropout_rate = a, b, dropout_rate
+        self.vera_d = nnx.Param(jnp.full(a.shape[1], FIRST_D))
+        self.vera_b = nnx.Param(jnp.zeros(self.out_features))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., in] -> [..., out]."""
+        x = x.astype(self.dtype)
+        a, b = (matrix.astype(self.dtype) for matrix in self._shared())
+        d, scale = (leaf[...].astype(self.dtype) for leaf in (self.vera_d, self.vera_b))
+        thin = dropout(x, self.dropout_rate, self.key()) @ a
+        return self.base(x) + ((thin * d) @ b) * scale
+
+    def merged_kernel(self) -> jax.Array:
+        """W + A d B b'."""
+        a, b = self._shared()
+        delta = jnp.matmul(a * self.vera_d[...], b, precision="highest") * self.vera_b[...]
+        return self.base_kernel() + delta
+
+    def _shared(self) -> tuple[jax.Array, jax.Array]:
+        a = self.vera_a[...][: self.in_features]
+        return a, self.vera_b_shared[...][:, : self.out_features]
+
+
+def vera(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
+    """On queries and values, or where `settings.targets` says; `settings.rank` may be high.
+
+    Raises:
+        ValueError: no target.
+    """
+    targets = find_targets(network, settings.targets, ROLES_OF_LORA, nnx.Linear)
+    widest = [max(layer.kernel.shape[axis] for layer in targets.values()) for axis in (0, 1)]
+    a_key, b_key = jax.random.split(key)
+    # He et al. 2015 for torch's layout [out, in], as peft draws them.
+    a = _uniform(a_key, (widest[0], settings.rank), widest[0])
+    b = _uniform(b_key, (settings.rank, widest[1]), settings.rank)
+    for path, layer in targets.items():
+        replace_module(network, path, VeraLinear(layer, a, b, settings.dropout))
+    return lambda path: is_new(path) or path.rpartition(".")[2] in LEAVES
+
+
+def _uniform(key: jax.Array, shape: tuple[int, int], inputs: int) -> Constant:
+    bound = (6.0 / inputs) ** 0.5
+    return Constant(jax.random.uniform(key, shape, minval=-bound, maxval=bound))

@@ -226,3 +226,94 @@ def test_another_base_is_refused(tmp_path):
         load_adapter(
             Encoder(load_model(tmp_path / "other")), tmp_path / "other", tmp_path / "adapter"
         )
+
+
+def with_values(network, method, values, **changes):
+    """Our network under a method, its new parameters replaced by what `values(path)` gives."""
+    settings = base_config().tuning
+    settings.method = method
+    for name, value in changes.items():
+        settings[name] = value
+    rebuild, trainable, frozen = tune(network, settings, 0)
+    replaced = [
+        {
+            path: old if (new := values(path)) is None else jnp.asarray(new)
+            for path, old in part.items()
+        }
+        for part in (trainable, frozen)
+    ]
+    assert all(new.shape == frozen[path].shape for path, new in replaced[1].items())
+    return rebuild, *replaced
+
+
+def assert_same(rebuild, trainable, frozen, theirs, torch_names):
+    """Outputs, and gradients of a loss for every trained parameter, and the merged network."""
+    reference = torch_outputs(theirs)
+    weights = np.random.default_rng(1).normal(size=reference.shape).astype(np.float32) / 50
+    (reference * torch.tensor(weights)).sum().backward()
+
+    def loss(trainable):
+        found = outputs_of(rebuild(trainable, frozen))
+        return jnp.sum(found * weights), found
+
+    (_, found), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable)
+    np.testing.assert_allclose(found, reference.detach().numpy(), atol=1e-5)
+    expected = {name: p.grad for name, p in theirs.named_parameters() if p.requires_grad}
+    assert len(expected) == len(gradients)
+    for path, gradient in gradients.items():
+        reference_gradient = expected[torch_names(path)].numpy().reshape(gradient.shape)
+        scale = np.abs(reference_gradient).max()
+        np.testing.assert_allclose(gradient, reference_gradient, atol=1e-4 * scale, err_msg=path)
+    merged = merge(rebuild(trainable, frozen))
+    np.testing.assert_allclose(outputs_of(merged), reference.detach().numpy(), atol=1e-5)
+
+
+def test_ia3(tmp_path):
+    model, network = llama(tmp_path / "base")
+    config = peft.IA3Config(
+        target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]
+    )
+    theirs = peft.get_peft_model(model, config).eval()
+    torch.manual_seed(1)
+    values = dict(theirs.named_parameters())
+    for name, parameter in values.items():
+        if "ia3_l" in name:
+            parameter.data = 1 + 0.3 * torch.randn_like(parameter)
+
+    def torch_name(path):
+        module = path.removeprefix("backbone.backbone.").removesuffix(".factor")
+        return f"base_model.model.model.{module}.ia3_l.default"
+
+    def value(path):
+        if path.endswith(".factor"):
+            return values[torch_name(path)].detach().numpy().reshape(-1)
+        return None
+
+    assert_same(*with_values(network, "ia3", value), theirs, torch_name)
+
+
+def test_vera(tmp_path):
+    model, network = llama(tmp_path / "base")
+    config = peft.VeraConfig(r=5, target_modules=["q_proj", "v_proj"], projection_prng_key=3)
+    theirs = peft.get_peft_model(model, config).eval()
+    torch.manual_seed(1)
+    values = dict(theirs.named_parameters())
+    for name, parameter in values.items():
+        if "vera_lambda" in name:
+            parameter.data = torch.randn_like(parameter)
+    shared = {
+        "vera_a": theirs.base_model.vera_A["default"].numpy().T,
+        "vera_b_shared": theirs.base_model.vera_B["default"].numpy().T,
+    }
+
+    def torch_name(path):
+        module, _, leaf = path.removeprefix("backbone.backbone.").rpartition(".")
+        return f"base_model.model.model.{module}.{leaf.replace('vera_', 'vera_lambda_')}.default"
+
+    def value(path):
+        leaf = path.rpartition(".")[2]
+        if leaf in ("vera_d", "vera_b"):
+            return values[torch_name(path)].detach().numpy()
+        return shared.get(leaf)
+
+    assert_same(*with_values(network, "vera", value, rank=5), theirs, torch_name)

@@ -18,6 +18,7 @@ from ftjax.models.encoder_decoder import EncoderDecoderLM
 from ftjax.models.generate import generate, max_positions
 from ftjax.models.heads import LanguageModel
 from ftjax.models.layers import Compute
+from ftjax.models.prompt import use_prompt
 from ftjax.models.sampling import Sampling
 from ftjax.pretrained.adapter import load_adapter
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
@@ -93,7 +94,10 @@ def load_writer_of_run(run: str | Path) -> Writer:
         raise ValueError(
             f"The run in {run} learned {finished.config.task}; scripts/predict.py uses it."
         )
-    return _writer(finished.network.backbone, finished.base)
+    network = finished.network.backbone
+    if getattr(network, "prompt", None) is not None:
+        use_prompt(network)
+    return _writer(network, finished.base)
 
 
 def _writer(network: nnx.Module, folder: Path) -> Writer:
@@ -214,7 +218,7 @@ class Conversation:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _room(self, used: int) -> int:
-        most = max_positions(self.writer.network.config)
+        most = max_positions(self.writer.network)
         if most is None:
             return self._max_new_tokens
         if self.writer.decoder_prompt:

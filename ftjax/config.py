@@ -108,6 +108,7 @@ TASKS = ("text_classification", "causal_lm")
 CLASSIFICATION = ("task", ("text_classification",))
 LOW_RANK = ("lora", "rslora", "lora_plus", "dora", "pissa", "qlora")
 BOTTLENECK = ("houlsby", "pfeiffer")
+VIRTUAL = ("prefix", "prompt", "p_tuning")
 
 
 def _methods(*names: str) -> tuple[str, tuple[str, ...]]:
@@ -195,6 +196,7 @@ SCHEMA: dict[str, Any] = {
                 *LOW_RANK,
                 *("vera", "ia3"),
                 *BOTTLENECK,
+                *VIRTUAL,
             ),
         ),
         "layers": Field(
@@ -210,6 +212,12 @@ SCHEMA: dict[str, Any] = {
         ),
         "rank": Field(8, "Of the adapters.", minimum=1, only=_methods(*LOW_RANK, "vera")),
         "bottleneck": Field(48, "Width of the adapters.", minimum=1, only=_methods(*BOTTLENECK)),
+        "virtual_tokens": Field(
+            20, "Learned tokens in front of a text.", minimum=1, only=_methods(*VIRTUAL)
+        ),
+        "prompt_hidden_size": Field(
+            128, "Width of the network that makes them.", minimum=1, only=_methods("p_tuning")
+        ),
         "alpha": Field(
             16.0,
             "Adapters are scaled by alpha / rank (rslora: by its root).",

@@ -11,6 +11,7 @@ import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from ftjax.models.dropout import dropout
 
@@ -22,11 +23,25 @@ PROBE_TOLERANCE = 0.05
 PROBE_QUERIES = 64
 
 
+class Prefix(nnx.Module):
+    """Keys and values of virtual tokens, which every query sees before those of real ones.
+
+    Attributes:
+        key: [tokens, kv_heads, head_dim].
+        value: [tokens, kv_heads, head_dim].
+    """
+
+    def __init__(self, key: nnx.Variable, value: nnx.Variable):
+        self.key = key
+        self.value = value
+
+
 def attention(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
     *,
+    prefix: Prefix | None = None,
     mask: jax.Array | None = None,
     bias: jax.Array | None = None,
     scale: float | None = None,
@@ -42,6 +57,7 @@ def attention(
         query: [batch, query_length, heads, head_dim].
         key: [batch, key_length, kv_heads, head_dim]; kv_heads divides heads (Ainslie et al. 2023).
         value: [batch, key_length, kv_heads, value_dim].
+        prefix: virtual tokens in front of the keys and values; mask and bias do not know of them.
         mask: bool, four dimensions broadcastable to [batch, heads, query_length, key_length]; True
             may be seen.
         bias: added to the scores, same shape rule as `mask`.
@@ -54,6 +70,8 @@ def attention(
         [batch, query_length, heads, value_dim] in the dtype of `query`.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if prefix is not None:
+        key, value, mask, bias = _with_prefix(prefix, key, value, mask, bias)
     if jax.default_backend() == "gpu" and _cudnn_serves(
         *(_first_rows(array) for array in (query, key, value, mask, bias)),
         scale,
@@ -62,6 +80,21 @@ def attention(
     ):
         return _with_cudnn(query, key, value, mask, bias, scale)
     return _with_einsums(query, key, value, mask, bias, scale, soft_cap, dropout_rate, dropout_key)
+
+
+def _with_prefix(prefix, key, value, mask, bias):
+    tokens, batch = prefix.key.shape[0], key.shape[0]
+
+    def in_front(new, old):
+        rows = jnp.broadcast_to(new[...].astype(old.dtype), (batch, *new.shape))
+        return jnp.concatenate([rows, old], axis=1)
+
+    room = ((0, 0), (0, 0), (0, 0), (tokens, 0))
+    if mask is not None:
+        mask = jnp.pad(mask, room, constant_values=True)
+    if bias is not None:
+        bias = jnp.pad(bias, room)
+    return in_front(prefix.key, key), in_front(prefix.value, value), mask, bias
 
 
 def _with_einsums(

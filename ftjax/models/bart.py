@@ -145,6 +145,8 @@ class BartAttention(nnx.Module):
         self.out_proj = linear(size, size, compute, rngs=rngs)
         self.heads = heads
         self.head_dim = size // heads
+        self.key_shape = (self.heads, self.head_dim)
+        self.prefix = nnx.data(None)
         self.dropout_rate = config.attention_dropout
 
     def keys_and_values(self, states):
@@ -158,6 +160,7 @@ class BartAttention(nnx.Module):
             self.q_proj(hidden).reshape(*hidden.shape[:2], self.heads, self.head_dim),
             keys,
             values,
+            prefix=self.prefix,
             mask=mask,
             dropout_rate=self.dropout_rate,
             dropout_key=key,

@@ -124,6 +124,8 @@ class BertSelfAttention(nnx.Module):
         self.key = linear(size, size, compute, rngs=rngs)
         self.value = linear(size, size, compute, rngs=rngs)
         self.heads = config.num_attention_heads
+        self.key_shape = (self.heads, size // self.heads)
+        self.prefix = nnx.data(None)
         self.dropout_rate = config.attention_probs_dropout_prob
 
     def __call__(self, hidden, mask, key):
@@ -134,6 +136,7 @@ class BertSelfAttention(nnx.Module):
             self.query(hidden).reshape(split),
             self.key(hidden).reshape(split),
             self.value(hidden).reshape(split),
+            prefix=self.prefix,
             mask=mask,
             dropout_rate=self.dropout_rate,
             dropout_key=key,

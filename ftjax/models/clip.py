@@ -139,6 +139,8 @@ class ClipAttention(nnx.Module):
         self.v_proj = linear(size, size, compute, rngs=rngs)
         self.out_proj = linear(size, size, compute, rngs=rngs)
         self.heads = config.num_attention_heads
+        self.key_shape = (self.heads, size // self.heads)
+        self.prefix = nnx.data(None)
         self.dropout_rate = config.attention_dropout
 
     def __call__(self, hidden, mask, key):
@@ -148,6 +150,7 @@ class ClipAttention(nnx.Module):
             self.q_proj(hidden).reshape(split),
             self.k_proj(hidden).reshape(split),
             self.v_proj(hidden).reshape(split),
+            prefix=self.prefix,
             mask=mask,
             dropout_rate=self.dropout_rate,
             dropout_key=key,

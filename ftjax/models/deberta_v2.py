@@ -197,6 +197,9 @@ class DisentangledSelfAttention(nnx.Module):
         self.value_proj = projection()
         self.pos_key_proj = projection() if own and "c2p" in kinds else None
         self.pos_query_proj = projection() if own and "p2c" in kinds else None
+        heads = config.num_attention_heads
+        self.key_shape = (heads, config.hidden_size // heads)
+        self.prefix = nnx.data(None)
         self.config = config
 
     def __call__(self, hidden, relative, index, mask, key):
@@ -216,6 +219,7 @@ class DisentangledSelfAttention(nnx.Module):
             queries,
             contents,
             self.value_proj(hidden).reshape(batch, length, *heads),
+            prefix=self.prefix,
             mask=mask,
             bias=bias,
             scale=scale,

@@ -187,6 +187,8 @@ class SelfAttention(nnx.Module):
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
+        self.key_shape = (self.kv_heads, self.head_dim)
+        self.prefix = nnx.data(None)
         self.add_projections(config, compute, bias=qkv_bias, rngs=rngs)
         self.o_proj = linear(
             self.heads * self.head_dim, config.hidden_size, compute, rngs=rngs, bias=output_bias
@@ -229,6 +231,7 @@ class SelfAttention(nnx.Module):
             query,
             keys,
             values,
+            prefix=self.prefix,
             mask=context.masks[self.window],
             scale=self.scale,
             soft_cap=self.soft_cap,
@@ -476,7 +479,13 @@ def run_decoder(
 
 
 class CausalLM(nnx.Module):
-    """A decoder with its language-model head, tied to the embeddings or of its own."""
+    """A decoder with its language-model head, tied to the embeddings or of its own.
+
+    Attributes:
+        virtual_tokens: positions before a row's first token that belong to a tuned prompt.
+    """
+
+    virtual_tokens: int = 0
 
     def __init__(
         self,

@@ -126,6 +126,8 @@ class EncoderDecoderLM(EncoderDecoder):
     A family gives it a `backbone` and `logits(hidden)`; all calls are the backbone's, with logits.
     """
 
+    virtual_tokens: int = 0
+
     def encode(self, *args, **kwargs) -> jax.Array:
         """As the backbone's."""
         return self.backbone.encode(*args, **kwargs)

@@ -7,7 +7,7 @@ reader who watches. Lengths are rounded up to a few sizes, so that few programs 
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,15 +97,16 @@ def generate(
         state = _decode(graphdef, parameters, inputs, state, min(until), first, **step)
 
 
-def max_positions(config: Any) -> int | None:
+def max_positions(network: nnx.Module) -> int | None:
     """Most tokens of a row: prompt and new ones, or source and target each.
 
     None where positions are relative, or the rope type follows the length.
     """
-    rotary = getattr(config, "rope_parameters", None)
+    rotary = getattr(network.config, "rope_parameters", None)
     if rotary is not None and rotary.rope_type == "dynamic":
         return None
-    return getattr(config, "max_position_embeddings", None)
+    most = getattr(network.config, "max_position_embeddings", None)
+    return None if most is None else most - network.virtual_tokens
 
 
 class _Inputs(NamedTuple):
@@ -186,10 +187,12 @@ def _see(network, inputs, tokens, cache):
     else:
         slots = jnp.arange(cache["layers"][0]["key"].shape[1])
         positions = cache["index"] + jnp.arange(tokens.shape[1])[None] - inputs.padding[:, None]
+        # The positions before are those of a tuned prompt.
+        positions = jnp.maximum(positions, 0) + network.virtual_tokens
         output = network.backbone(
             tokens,
             slots[None] >= inputs.padding[:, None],
-            position_ids=jnp.maximum(positions, 0),
+            position_ids=positions,
             cache=cache,
         )
     return network.logits(output.last_hidden_state[:, -1:])[:, 0], output.cache
@@ -218,7 +221,7 @@ def _lay_out(network, prompts, decoder_prompt, max_new_tokens, key):
     """The first `_Inputs` and `_State`, and the slot where generation begins."""
     rows = len(prompts)
     keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
-    most = max_positions(network.config)
+    most = max_positions(network)
     length = _rounded_up(max(len(prompt) for prompt in prompts))
     padding = np.array([length - len(prompt) for prompt in prompts], np.int32)
     if not isinstance(network, EncoderDecoderLM):
@@ -307,7 +310,7 @@ def _check(network, prompts, decoder_prompt, max_new_tokens) -> None:
         raise ValueError(
             "An encoder-decoder needs a decoder_prompt (its decoder_start_token_id), and only it."
         )
-    most = max_positions(network.config)
+    most = max_positions(network)
     for row, prompt in enumerate(prompts):
         if not len(prompt):
             raise ValueError(f"Prompt {row} is empty; begin it with the tokenizer's BOS token.")

@@ -89,6 +89,8 @@ class GPT2Attention(nnx.Module):
         self.c_attn = linear(size, 3 * size, compute, rngs=rngs)
         self.c_proj = linear(size, size, compute, rngs=rngs)
         self.heads = config.n_head
+        self.key_shape = (self.heads, size // self.heads)
+        self.prefix = nnx.data(None)
         self.scale = (size // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= layer + 1
@@ -107,6 +109,7 @@ class GPT2Attention(nnx.Module):
             query,
             keys,
             values,
+            prefix=self.prefix,
             mask=context.masks[None],
             scale=self.scale,
             dropout_rate=self.dropout_rate,

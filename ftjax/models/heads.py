@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.models.dropout import dropout, split_key
-from ftjax.models.layers import linear
+from ftjax.models.layers import linear, require_positions
+from ftjax.models.prompt import use_prompt
 
 
 class TextClassifier(nnx.Module):
@@ -49,18 +50,30 @@ class TextClassifier(nnx.Module):
         Returns:
             [batch, hidden].
         """
-        pairs = {name: batch[name] for name in ("token_type_ids",) if name in batch}
-        output = self.backbone(
-            batch["input_ids"],
-            batch["attention_mask"],
-            key=None if self.deterministic_backbone else key,
-            **pairs,
-        )
+        inputs = {
+            name: batch[name]
+            for name in ("input_ids", "attention_mask", "token_type_ids")
+            if name in batch
+        }
+        virtual, prompt = 0, getattr(self.backbone, "prompt", None)
+        if prompt is not None:
+            inputs, virtual = self._with_prompt(inputs, prompt()), prompt.virtual.shape[0]
+        output = self.backbone(**inputs, key=None if self.deterministic_backbone else key)
         if self.pooling == "pooler":
             return output.pooled
+        hidden = output.last_hidden_state[:, virtual:]
         if self.pooling == "first":
-            return output.last_hidden_state[:, 0]
-        return mean_of_tokens(output.last_hidden_state, batch["attention_mask"])
+            return hidden[:, 0]
+        return mean_of_tokens(hidden, batch["attention_mask"])
+
+    def _with_prompt(self, inputs: dict, prompt: jax.Array) -> dict:
+        words = token_table(self.backbone)(inputs.pop("input_ids"))
+        rows = jnp.broadcast_to(prompt.astype(words.dtype), (len(words), *prompt.shape))
+        room = ((0, 0), (prompt.shape[0], 0))
+        inputs["attention_mask"] = jnp.pad(inputs["attention_mask"], room, constant_values=1)
+        if "token_type_ids" in inputs:
+            inputs["token_type_ids"] = jnp.pad(inputs["token_type_ids"], room)
+        return inputs | {"inputs_embeds": jnp.concatenate([rows, words], axis=1)}
 
     def __call__(
         self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None
@@ -151,10 +164,16 @@ class LanguageModel(nnx.Module):
             batch: `input_ids`, `segment_ids` and `position_ids`, int [batch, length].
             key: random key for dropout; None for evaluation.
         """
+        positions = batch["position_ids"]
+        if getattr(self.backbone, "prompt", None) is not None:
+            use_prompt(self.backbone)
+            positions = positions + self.backbone.virtual_tokens
+            most = self.backbone.config.max_position_embeddings
+            require_positions(positions.shape[1] + self.backbone.virtual_tokens, most)
         output = self.backbone.backbone(
             batch["input_ids"],
             segment_ids=batch["segment_ids"],
-            position_ids=batch["position_ids"],
+            position_ids=positions,
             key=key,
         )
         return output.last_hidden_state
@@ -164,6 +183,19 @@ class LanguageModel(nnx.Module):
     ) -> TokenOutputs:
         """Next-token logits; arguments as of `features`."""
         return TokenOutputs(self.features(batch, key), self.backbone.logits, self.logits_at_once)
+
+
+def token_table(backbone: nnx.Module) -> nnx.Module:
+    """The layer that looks up the embeddings of tokens.
+
+    Raises:
+        ValueError: the network reads no tokens.
+    """
+    rows = getattr(backbone.config, "vocab_size", None)
+    for _, module in nnx.iter_modules(backbone):
+        if rows is not None and getattr(module, "num_embeddings", None) == rows:
+            return module
+    raise ValueError("This network has no table of token embeddings.")
 
 
 def mean_of_tokens(hidden: jax.Array, attention_mask: jax.Array) -> jax.Array:

@@ -130,6 +130,8 @@ class ModernBertAttention(nnx.Module):
         self.Wqkv = linear(size, 3 * size, compute, rngs=rngs, bias=bias)
         self.Wo = linear(size, size, compute, rngs=rngs, bias=bias)
         self.heads = config.num_attention_heads
+        self.key_shape = (self.heads, size // self.heads)
+        self.prefix = nnx.data(None)
         self.dropout_rate = config.attention_dropout
 
     def __call__(self, hidden, mask, tables, key):
@@ -141,6 +143,7 @@ class ModernBertAttention(nnx.Module):
             rotate(split[:, :, 0], tables),
             rotate(split[:, :, 1], tables),
             split[:, :, 2],
+            prefix=self.prefix,
             mask=mask,
             dropout_rate=self.dropout_rate,
             dropout_key=keys[0],

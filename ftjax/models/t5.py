@@ -134,6 +134,8 @@ class T5Attention(nnx.Module):
             )
         self.heads = config.num_heads
         self.head_dim = config.d_kv
+        self.key_shape = (self.heads, self.head_dim)
+        self.prefix = nnx.data(None)
         self.dropout_rate = config.dropout_rate
 
     def keys_and_values(self, states):
@@ -147,6 +149,7 @@ class T5Attention(nnx.Module):
             self.q(hidden).reshape(*hidden.shape[:2], self.heads, self.head_dim),
             keys,
             values,
+            prefix=self.prefix,
             mask=mask,
             bias=bias,
             scale=1.0,

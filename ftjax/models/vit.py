@@ -131,6 +131,8 @@ class ViTSelfAttention(nnx.Module):
         self.key = linear(size, size, compute, rngs=rngs, bias=config.qkv_bias)
         self.value = linear(size, size, compute, rngs=rngs, bias=config.qkv_bias)
         self.heads = config.num_attention_heads
+        self.key_shape = (self.heads, size // self.heads)
+        self.prefix = nnx.data(None)
         self.dropout_rate = config.attention_probs_dropout_prob
 
     def __call__(self, hidden, key):
@@ -140,6 +142,7 @@ class ViTSelfAttention(nnx.Module):
             self.query(hidden).reshape(split),
             self.key(hidden).reshape(split),
             self.value(hidden).reshape(split),
+            prefix=self.prefix,
             dropout_rate=self.dropout_rate,
             dropout_key=key,
         )

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 from flax import nnx
 
+from ftjax.models.attention import Prefix
+from ftjax.models.prompt import Prompt
 from ftjax.randomness import run_key
-from ftjax.tuning import bottleneck, ia3, lora, masks, vera
+from ftjax.tuning import bottleneck, ia3, lora, masks, vera, virtual_tokens
 from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear
 from ftjax.tuning.neftune import add_neftune
 from ftjax.tuning.targets import modules_of, replace_module
@@ -40,6 +42,9 @@ METHODS: dict[str, Callable[[nnx.Module, Any, jax.Array], Callable[[str], bool]]
     "ia3": ia3.ia3,
     "houlsby": bottleneck.houlsby,
     "pfeiffer": bottleneck.pfeiffer,
+    "prefix": virtual_tokens.prefix,
+    "prompt": virtual_tokens.prompt,
+    "p_tuning": virtual_tokens.p_tuning,
 }
 
 
@@ -65,7 +70,15 @@ def merge(network: nnx.Module) -> nnx.Module:
 
     Args:
         network: changed in place, and returned.
+
+    Raises:
+        ValueError: what was learned is no change of weights.
     """
+    if any(isinstance(module, Prefix | Prompt) for _, module in nnx.iter_modules(network)):
+        raise ValueError(
+            "Virtual tokens are no change of weights and cannot be merged. Use the run itself: "
+            "scripts/predict.py and scripts/chat.py take --run."
+        )
     for path, layer in modules_of(network, (AdaptedLinear, AdaptedEmbed)).items():
         replace_module(network, path, layer.merged())
     return network

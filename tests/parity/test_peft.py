@@ -12,6 +12,7 @@ peft = pytest.importorskip("peft")
 
 from ftjax.config import base_config  # noqa: E402
 from ftjax.models.heads import LanguageModel  # noqa: E402
+from ftjax.models.rotary import rotate  # noqa: E402
 from ftjax.pretrained.adapter import load_adapter, save_adapter  # noqa: E402
 from ftjax.pretrained.load import load_model  # noqa: E402
 from ftjax.tuning import merge, tune  # noqa: E402
@@ -317,3 +318,93 @@ def test_vera(tmp_path):
         return shared.get(leaf)
 
     assert_same(*with_values(network, "vera", value, rank=5), theirs, torch_name)
+
+
+def logits_behind(theirs):
+    """peft's logits of the real tokens, and the weights of a loss on them, differentiated."""
+    reference = theirs(torch.tensor(IDS)).logits[:, -IDS.shape[1] :]
+    weights = np.random.default_rng(1).normal(size=reference.shape).astype(np.float32) / 50
+    (reference * torch.tensor(weights)).sum().backward()
+    return reference.detach().numpy(), weights
+
+
+def our_logits(rebuild, trainable, frozen):
+    batch = {
+        "input_ids": IDS,
+        "segment_ids": np.ones_like(IDS),
+        "position_ids": np.tile(np.arange(IDS.shape[1]), (len(IDS), 1)),
+    }
+    outputs = rebuild(trainable, frozen)(batch)
+    return outputs.project(outputs.hidden)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("method", ["prompt", "p_tuning"])
+def test_prompts(tmp_path, family, method):
+    model, network = NETWORKS[family](tmp_path / "base")
+    kind = peft.PromptTuningConfig if method == "prompt" else peft.PromptEncoderConfig
+    hidden = {} if method == "prompt" else {"encoder_hidden_size": 11}
+    config = kind(task_type="CAUSAL_LM", num_virtual_tokens=3, **hidden)
+    theirs = peft.get_peft_model(model, config).eval()
+    torch.manual_seed(1)
+    moving = {n: p for n, p in theirs.named_parameters() if p.requires_grad}
+    for parameter in moving.values():
+        parameter.data = 0.3 * torch.randn_like(parameter)
+    reference, weights = logits_behind(theirs)
+
+    def torch_name(path):
+        leaf = path.removeprefix("backbone.prompt.")
+        if leaf == "virtual":
+            return "prompt_encoder.default.embedding.weight"
+        _, index, name = leaf.split(".")
+        name = "weight" if name == "kernel" else name
+        return f"prompt_encoder.default.mlp_head.{2 * int(index)}.{name}"
+
+    def turned(path, value):
+        return value.T if path.endswith("kernel") else value
+
+    def value(path):
+        if path.startswith("backbone.prompt."):
+            return turned(path, moving[torch_name(path)].detach().numpy())
+        return None
+
+    sizes = {"virtual_tokens": 3, "prompt_hidden_size": 11}
+    rebuild, trainable, frozen = with_values(network, method, value, **sizes)
+
+    def loss(trainable):
+        found = our_logits(rebuild, trainable, frozen)
+        return jnp.sum(found * weights), found
+
+    (_, found), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable)
+    np.testing.assert_allclose(found, reference, atol=1e-5)
+    assert len(gradients) == len(moving)
+    for path, gradient in gradients.items():
+        expected = turned(path, moving[torch_name(path)].grad.numpy())
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(gradient, expected, atol=1e-4 * scale, err_msg=path)
+
+
+def test_prefixes_are_pefts_but_for_the_rotation_of_their_keys(tmp_path):
+    """peft shifts the positions of real tokens by the prefix's length, we do not."""
+    model, network = llama(tmp_path / "base")
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    theirs = peft.get_peft_model(model, config).eval()
+    torch.manual_seed(1)
+    (parameter,) = [p for p in theirs.parameters() if p.requires_grad]
+    parameter.data = 0.5 * torch.randn_like(parameter)
+    with torch.no_grad():
+        reference = theirs(torch.tensor(IDS)).logits.numpy()
+    # [tokens, layers, key and value, kv heads, head_dim]
+    values = parameter.detach().numpy().reshape(3, 2, 2, 2, 6)
+    rotary = network.backbone.config.rope_parameters
+    back = rotary.tables(6, -3 * jnp.ones((1, 3), jnp.int32))
+
+    def value(path):
+        if ".prefix." not in path:
+            return None
+        layer, is_value = int(path.split(".layers.")[1][0]), path.endswith("value")
+        chosen = values[:, layer, int(is_value)]
+        return chosen if is_value else rotate(jnp.asarray(chosen)[None], back)[0]
+
+    found = our_logits(*with_values(network, "prefix", value, virtual_tokens=3))
+    np.testing.assert_allclose(found, reference, atol=1e-5)

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from cases import FAMILY_NAMES, make_case
+from cases import FAMILY_NAMES, SEQ2SEQ, VISION, make_case
 from flax import nnx
 
 from ftjax.config import base_config
@@ -26,7 +26,7 @@ NO_BIASES |= {"t5", "mt5"}
 def settings_of(method, **changes):
     settings = base_config().tuning
     settings.method = method
-    settings.rank = 2
+    settings.rank, settings.virtual_tokens = 2, 2
     for name, value in changes.items():
         settings[name] = value
     return settings
@@ -39,6 +39,8 @@ def refusal(method, family):
         return "no parameter trainable"
     if method == "bitfit" and family in NO_BIASES:
         return "no biases"
+    if method in ("prompt", "p_tuning") and family in (*SEQ2SEQ, *VISION):
+        return "needs a text classifier or a language model"
     return None
 
 
@@ -90,7 +92,7 @@ def check(method, family):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
     network = rebuild(state.trainable, frozen)
-    if method in ("houlsby", "pfeiffer"):
+    if method in ("houlsby", "pfeiffer", "prefix", "prompt", "p_tuning"):
         with pytest.raises(ValueError, match="cannot be merged"):
             merge(network)
         return

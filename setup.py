@@ -39,11 +39,12 @@ setup(
         "transformers>=5",
     ],
     extras_require={
-        "test": ["hypothesis", "pytest", "ruff"],
+        "test": ["hypothesis", "onnx", "pytest", "ruff"],
         # The only torch release with a CPU build on every index this project was tried with.
         "parity": ["torch==2.13.0", "accelerate", "peft"],
         "plot": ["matplotlib"],
         "parquet": ["pyarrow"],
+        "onnx": ["onnx"],
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
     },

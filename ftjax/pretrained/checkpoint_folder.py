@@ -8,13 +8,16 @@ from filelock import FileLock
 
 from ftjax.pretrained.gguf import import_gguf
 from ftjax.pretrained.locate import cache_folder, locate, sha256_of_file
+from ftjax.pretrained.onnx import import_onnx
+
+IMPORTERS = {".gguf": import_gguf, ".onnx": import_onnx}
 
 
 def checkpoint_folder(reference: str) -> Path:
     """The folder of a reference with config.json, safetensors and tokenizer.
 
-    A GGUF file is imported into the cache on first use, its weights dequantised to float32; this
-    needs no network and no torch.
+    A GGUF or ONNX file is imported into the cache on first use, with weights in float32; this needs
+    no network and no torch.
 
     Raises:
         ValueError: a file of a kind that cannot be imported.
@@ -23,14 +26,14 @@ def checkpoint_folder(reference: str) -> Path:
     path = locate(reference)
     if path.is_dir():
         return path
-    if path.suffix != ".gguf":
+    if path.suffix not in IMPORTERS:
         raise ValueError(
             f"{reference} is the file {path.name}. A checkpoint is a folder with config.json and "
-            "safetensors, or a .gguf file; other files are converted by scripts/import_weights.py."
+            f"safetensors, or a file that can be imported: {', '.join(IMPORTERS)}."
         )
     folder = cache_folder() / "imported" / sha256_of_file(path)[:32]
     os.makedirs(folder.parent, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
-            import_gguf(path, folder, dtype=np.float32)
+            IMPORTERS[path.suffix](path, folder, dtype=np.float32)
     return folder

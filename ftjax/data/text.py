@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import transformers
 
+from ftjax.files import read_json
+
 CHUNK = 4096
 
 
@@ -38,7 +40,8 @@ def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase:
     """The checkpoint's own tokenizer; no code of the checkpoint is run.
 
     Raises:
-        ValueError: the folder has none that works, or it has no token to pad with.
+        ValueError: the folder has none that works, it has no token to pad with, or it knows tokens
+            that the network has no embedding for.
     """
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -55,6 +58,7 @@ def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase:
             f"The tokenizer of {folder} knows no words, only special tokens. Copy tokenizer.json "
             "(or vocab.txt, or the tokenizer's .model file) of the checkpoint into the folder."
         )
+    _refuse_tokens_without_embedding(tokenizer, Path(folder))
     if tokenizer.pad_token_id is None:
         # Padding is masked everywhere; reusing EOS for it would teach a network never to stop only
         # if labels were masked by id, which nothing in ftjax does.
@@ -62,6 +66,21 @@ def load_tokenizer(folder: str | Path) -> transformers.PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         raise ValueError(f"The tokenizer of {folder} has no pad, unknown or end token to pad with.")
     return tokenizer
+
+
+def _refuse_tokens_without_embedding(
+    tokenizer: transformers.PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Under jit an index beyond a table reads its last row, and nobody would notice."""
+    file = folder / "config.json"
+    rows = read_json(file).get("vocab_size") if file.exists() else None
+    token, index = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if rows is not None and index >= rows:
+        raise ValueError(
+            f"The tokenizer of {folder} knows {index + 1} tokens, but the network has embeddings "
+            f"for {rows} (vocab_size): {token!r} has none. The tokenizer belongs to another "
+            "network, or tokens were added to it and the embeddings were not resized."
+        )
 
 
 def tokenize(

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -65,6 +66,19 @@ def test_a_folder_with_a_config_but_no_tokenizer_file(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match=r"knows no words.*Copy tokenizer\.json"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(("rows", "refused"), [(63, True), (64, False), (100, False)])
+def test_tokens_without_an_embedding(tiny_bert, tmp_path, rows, refused):
+    """The tiny tokenizer has 64 tokens; more rows than tokens are usual."""
+    folder = shutil.copytree(tiny_bert, tmp_path / "copy")
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | {"vocab_size": rows}))
+    if not refused:
+        assert len(load_tokenizer(folder)) == 64
+        return
+    with pytest.raises(ValueError, match=r"knows 64 tokens, .* for 63 .*'word59' has none"):
+        load_tokenizer(folder)
 
 
 def test_truncating_gives_no_warning_of_errors_to_come(tokenizer, caplog):

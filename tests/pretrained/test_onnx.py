@@ -21,7 +21,7 @@ DENSE = {
 
 
 def build(**changes):
-    """The model, and its tensors by published name; `changes` replace initializers, or drop them."""
+    """The model and its published tensors; `changes` replace initializers, or drop them."""
     random = np.random.default_rng(0)
 
     def values(*shape):

@@ -13,12 +13,12 @@ Predicate = Callable[[str], bool]
 
 
 def full(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
-    """Everything moves."""
+    """Everything."""
     return lambda path: True
 
 
 def linear_probe(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
-    """Only the new head moves; dropout stays off in the frozen network.
+    """Only the new head; dropout stays off in the frozen network.
 
     (Alain & Bengio 2016, https://arxiv.org/abs/1610.01644.)
     """
@@ -27,7 +27,7 @@ def linear_probe(network: nnx.Module, settings: Any, key: jax.Array) -> Predicat
 
 
 def layers(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
-    """Some blocks, and the new head, move; embeddings and the other blocks stay.
+    """Some blocks, or what a regular expression matches.
 
     `settings.layers` is "top:2" (the last two blocks of each stack), "bottom:2", "block:3" (the
     surgical choice of Lee et al. 2022, https://arxiv.org/abs/2210.11466), or a regular expression
@@ -41,7 +41,7 @@ def layers(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
 
 
 def bitfit(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
-    """Biases move, of layers and norms (Ben Zaken et al. 2021, https://arxiv.org/abs/2106.10199).
+    """Biases of layers and norms (Ben Zaken et al. 2021, https://arxiv.org/abs/2106.10199).
 
     Raises:
         ValueError: the network has no biases.
@@ -50,14 +50,14 @@ def bitfit(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
 
 
 def norms(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
-    """Scales and biases of the normalisation layers move (Zhao et al. 2023, LayerNorm tuning)."""
+    """Scales and biases of the normalisation layers (Zhao et al. 2023, LayerNorm tuning)."""
     scales = {path for path in parameter_paths(network) if path.endswith(".scale")}
     owners = {path.rpartition(".")[0] for path in scales}
     return lambda path: is_new(path) or path.rpartition(".")[0] in owners
 
 
 def frozen_embeddings(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
-    """Everything moves but the embedding tables, and a head that is tied to one."""
+    """Everything but the embedding tables, and a head that is tied to one."""
     return lambda path: not path.endswith(".embedding")
 
 

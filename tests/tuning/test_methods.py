@@ -104,7 +104,8 @@ def check(method, family):
 
 @pytest.mark.parametrize("family", FAMILIES_HERE)
 @pytest.mark.parametrize("method", METHODS)
-def test_three_steps(method, family):
+def test_three_steps(method, family, record_property):
+    record_property("refused", refusal(method, family) or "")
     check(method, family)
 
 

@@ -1,0 +1,139 @@
+"""Writes README's tables of families and of tuning methods from the tests' results.
+
+    python -m pytest tests/parity tests/tuning --junitxml=results/verified.xml
+    python scripts/tables.py --junit=results/verified.xml --readme=README.md
+
+A number in a table is a number of tests that passed; what failed or did not run is not in it.
+"""
+
+import collections
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from absl import app, flags
+
+from ftjax.tuning import METHODS
+
+JUNIT = flags.DEFINE_string("junit", None, "JUnit XML of the tests.", required=True)
+README = flags.DEFINE_string("readme", None, "File with the markers; without it, prints.")
+
+# The file of tests/parity that holds a row's families against transformers.
+FAMILIES = {
+    "bert": "bert",
+    "roberta": "roberta, xlm-roberta, camembert",
+    "distilbert": "distilbert",
+    "electra": "electra",
+    "deberta_v2": "deberta-v2",
+    "modernbert": "modernbert",
+    "gpt2": "gpt2",
+    "llama": "llama (Llama, SmolLM, TinyLlama), mistral",
+    "qwen": "qwen2, qwen3",
+    "phi3": "phi3",
+    "gemma": "gemma, gemma2, gemma3_text",
+    "t5": "t5, mt5",
+    "bart": "bart, mbart, marian",
+    "vit": "vit, deit, dinov2",
+    "clip": "clip, siglip, their towers",
+}
+GENERATION = {
+    "gpt2": "gpt2",
+    "llama": "llama|mistral",
+    "qwen": "qwen",
+    "phi3": "phi3",
+    "gemma": "gemma",
+    "t5": "t5",
+    "bart": "bart|marian",
+}
+REAL = {
+    "bert": ("test_bert", "minilm|real", "all-MiniLM-L6-v2"),
+    "llama": ("test_real_models", "SmolLM2", "SmolLM2-135M, 64 greedy tokens"),
+    "gemma": ("test_real_models", "Gemma", "Gemma 3 270M, 64 greedy tokens"),
+    "vit": ("test_real_models", "dinov2", "DINOv2-S"),
+}
+
+
+def main(_) -> None:
+    """Reads, counts, writes."""
+    cases = passed_tests(Path(JUNIT.value))
+    tables = {"families": families_table(cases), "methods": methods_table(cases)}
+    for name, table in tables.items():
+        if README.value is None:
+            print(table)
+        else:
+            replace_between_markers(Path(README.value), name, table)
+
+
+def passed_tests(file: Path) -> list[tuple[str, str, dict[str, str]]]:
+    """(test file, test name with its parameters, recorded properties) of what passed."""
+    found = []
+    for case in ElementTree.parse(file).iter("testcase"):
+        if any(case.find(kind) is not None for kind in ("failure", "error", "skipped")):
+            continue
+        properties = {p.get("name"): p.get("value") for p in case.iter("property")}
+        found.append((case.get("classname").split(".")[-1], case.get("name"), properties))
+    return found
+
+
+def families_table(cases) -> str:
+    """One row per test file."""
+    lines = [
+        "| `model_type` | configs held against transformers | generation | real weights |",
+        "| --- | --- | --- | --- |",
+    ]
+
+    def count(module: str, pattern: str = "") -> int:
+        return sum(
+            file == module and bool(re.search(pattern, name, re.I)) for file, name, _ in cases
+        )
+
+    for key, families in FAMILIES.items():
+        configs = count(f"test_{key}") + (count("test_bert_heads") if key == "bert" else 0)
+        generation = count("test_generate", GENERATION[key]) if key in GENERATION else ""
+        real = ""
+        if key in REAL and count(*REAL[key][:2]):
+            real = REAL[key][2]
+        lines.append(f"| {families} | {configs} | {generation} | {real} |")
+    return "\n".join(lines)
+
+
+def methods_table(cases) -> str:
+    """One row per method."""
+    works, refused = collections.defaultdict(list), collections.defaultdict(set)
+    for file, name, properties in cases:
+        match = re.fullmatch(r"test_(combination|three_steps)\[(.+)\]", name)
+        if file not in ("test_tuning_matrix", "test_methods") or not match:
+            continue
+        method = next(m for m in METHODS if re.match(rf"{m}-|.*-{m}$", match[2]))
+        family = match[2].removeprefix(f"{method}-").removesuffix(f"-{method}")
+        if properties.get("refused"):
+            refused[method].add((family, properties["refused"]))
+        else:
+            works[method].append(family)
+    lines = [
+        "| `tuning.method` | what moves | families tried | refused |",
+        "| --- | --- | --- | --- |",
+    ]
+    for method, function in METHODS.items():
+        reasons = collections.defaultdict(list)
+        for family, reason in sorted(refused[method]):
+            reasons[reason].append(family)
+        told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+        what = " ".join(function.__doc__.split("\n\n")[0].split()).rstrip(".")
+        lines.append(f"| {method} | {what} | {len(works[method])} | {told} |")
+    return "\n".join(lines)
+
+
+def replace_between_markers(file: Path, name: str, table: str) -> None:
+    """Puts a table between `<!-- name -->` and `<!-- /name -->`."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    text = file.read_text(encoding="utf-8")
+    if start not in text or end not in text:
+        raise ValueError(f"{file} has no markers {start} ... {end}.")
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(end)
+    file.write_text(f"{before}{start}\n{table}\n{end}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,7 +1,8 @@
-"""Low-rank adapters as peft writes and reads them: adapter_config.json, adapter_model.safetensors.
+"""Adapters as peft writes and reads them: adapter_config.json, adapter_model.safetensors.
 
-Reference: peft's `LoraConfig` and `LoraModel`. Beside peft's two files stands ftjax_adapter.json
-with the SHA-256 of the weights that the adapter belongs to.
+Low-rank adapters of all kinds, (IA)3 and VeRA. Reference: peft's `LoraConfig`, `IA3Config` and
+`VeraConfig` and their models. Beside peft's two files stands ftjax_adapter.json with the SHA-256 of
+the weights that the adapter belongs to.
 """
 
 import os
@@ -20,8 +21,10 @@ from safetensors.numpy import load_file, save_file
 from ftjax.files import read_json, write_json_atomically
 from ftjax.models import family_of
 from ftjax.models.family import Family
+from ftjax.models.layers import Constant
 from ftjax.pretrained.locate import sha256_of_folder
 from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear, QuantizedLinear
+from ftjax.tuning.ia3 import ScaledInput, ScaledOutput
 from ftjax.tuning.lora import (
     DoraLinear,
     LoraEmbed,
@@ -30,8 +33,15 @@ from ftjax.tuning.lora import (
     PissaLinear,
 )
 from ftjax.tuning.targets import modules_of, replace_module
+from ftjax.tuning.vera import VeraLinear
 
 CONFIG, WEIGHTS, OURS = "adapter_config.json", "adapter_model.safetensors", "ftjax_adapter.json"
+KINDS = {
+    "LORA": (LoraLinear, LoraEmbed),
+    "IA3": (ScaledInput, ScaledOutput),
+    "VERA": (VeraLinear,),
+}
+MODEL = "base_model.model."
 
 # Fields of adapter_config.json that change what the adapter computes, and the values that do not.
 UNSUPPORTED = {
@@ -52,43 +62,51 @@ def save_adapter(network: nnx.Module, base: str | Path, folder: str | Path) -> N
     PiSSA's are written as what they add to the published weights, which is of twice the rank.
 
     Args:
-        network: a task's, with low-rank adapters in its `backbone`.
+        network: a task's, with adapters in its `backbone`.
         base: the checkpoint folder it came from.
         folder: to be made.
 
     Raises:
         FileExistsError: the folder is there already.
-        ValueError: there are no low-rank adapters.
+        ValueError: the network has no adapters, or some that peft has no format for.
     """
     base, folder = Path(base), Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already; choose another or delete it.")
-    others = {
-        path: layer
-        for path, layer in modules_of(network, (AdaptedLinear, AdaptedEmbed)).items()
-        if not isinstance(layer, LoraLinear | LoraEmbed | QuantizedLinear)
-        and type(layer) is not AdaptedEmbed
-    }
-    layers = modules_of(network, (LoraLinear, LoraEmbed))
-    if others or not layers:
-        kind = type(next(iter(others.values()))).__name__ if others else "no adapter"
-        raise ValueError(
-            f"This network has {kind}, and peft's format here holds low-rank adapters only; export "
-            "it merged (without --adapter)."
-        )
+    kind, layers = _adapters_of(network)
     family = family_of(read_json(base / "config.json")["model_type"])
     names = {path: _published(path, network, family) for path in layers}
-    tensors: dict[str, np.ndarray] = {}
-    for path, layer in layers.items():
-        for leaf, value in _tensors_of(layer).items():
-            tensors[f"base_model.model.{names[path]}.{leaf}"] = np.asarray(value, np.float32)
+    tensors = {
+        f"{MODEL}{names[path]}.{leaf}": value
+        for path, layer in layers.items()
+        for leaf, value in _tensors_of(layer).items()
+    }
+    config = {
+        "peft_type": kind,
+        "task_type": "CAUSAL_LM" if "causal_lm" in family.networks else "FEATURE_EXTRACTION",
+        "base_model_name_or_path": base.name,
+        "inference_mode": True,
+        "target_modules": sorted(names.values()),
+        "fan_in_fan_out": family.model_type == "gpt2",
+        "modules_to_save": None,
+    }
+    if kind == "LORA":
+        config |= _lora_config(names, layers)
+    elif kind == "IA3":
+        inputs = [names[path] for path, layer in layers.items() if isinstance(layer, ScaledInput)]
+        config["feedforward_modules"] = sorted(inputs)
+    else:
+        shared = next(iter(layers.values()))
+        tensors["base_model.vera_A"] = shared.vera_a[...].T
+        tensors["base_model.vera_B"] = shared.vera_b_shared[...].T
+        config |= {"r": shared.vera_a.shape[1], "projection_prng_key": 0, "save_projection": True}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         new = Path(temporary) / "content"
         new.mkdir()
-        save_file({n: np.ascontiguousarray(t) for n, t in tensors.items()}, new / WEIGHTS)
-        is_causal = "causal_lm" in family.networks
-        write_json_atomically(new / CONFIG, _config_of(names, layers, base, family, is_causal))
+        arrays = {n: np.ascontiguousarray(t, dtype=np.float32) for n, t in tensors.items()}
+        save_file(arrays, new / WEIGHTS)
+        write_json_atomically(new / CONFIG, config)
         write_json_atomically(new / OURS, {"base_sha256": sha256_of_folder(base)})
         os.replace(new, folder)
 
@@ -114,29 +132,56 @@ def load_adapter(network: nnx.Module, base: str | Path, folder: str | Path) -> N
     _refuse_unsupported(fields, folder)
     _refuse_another_base(base, folder)
     family = family_of(read_json(base / "config.json")["model_type"])
-    paths = {
-        _published(path, network, family): path
-        for path in modules_of(network, (nnx.Linear, nnx.Embed))
-    }
     modules = modules_of(network, (nnx.Linear, nnx.Embed))
+    paths = {_published(path, network, family): path for path in modules}
     found: dict[str, dict[str, np.ndarray]] = {}
-    unknown = []
+    shared, unknown = {}, []
     for name, tensor in load_file(folder / WEIGHTS).items():
-        bare = name.removeprefix("base_model.model.").removesuffix(".weight")
-        module, _, leaf = bare.rpartition(".")
-        if module not in paths:
+        module, _, leaf = name.removeprefix(MODEL).removesuffix(".weight").rpartition(".")
+        if module in paths:
+            found.setdefault(module, {})[leaf] = tensor
+        elif name in ("base_model.vera_A", "base_model.vera_B"):
+            shared[leaf] = Constant(jnp.asarray(tensor.T))
+        else:
             unknown.append(name)
-            continue
-        found.setdefault(module, {})[leaf] = tensor
     if unknown:
         raise ValueError(
             f"{folder}: the network has no layers for {len(unknown)} tensors of the adapter: "
             f"{', '.join(unknown[:5])}."
         )
+    if fields["peft_type"] == "VERA" and shared.keys() != {"vera_A", "vera_B"}:
+        raise ValueError(
+            f"{folder} lacks VeRA's random matrices, which peft can leave out and draw again; save "
+            "it with save_projection=True."
+        )
     for module, tensors in found.items():
-        path = paths[module]
-        layer = _adapted(modules[path], module, tensors, fields, folder)
-        replace_module(network, path, layer)
+        layer = modules[paths[module]]
+        where = f"{folder}: {module}"
+        if fields["peft_type"] == "LORA":
+            layer = _low_rank(layer, module, tensors, fields, where)
+        elif fields["peft_type"] == "IA3":
+            layer = _scaled(layer, tensors, where)
+        else:
+            layer = _vera(layer, tensors, shared, fields.get("vera_dropout", 0.0), where)
+        replace_module(network, paths[module], layer)
+
+
+def _adapters_of(network: nnx.Module) -> tuple[str, dict[str, Any]]:
+    """peft's name of the kind of adapters, and path -> adapter."""
+    layers = {
+        path: layer
+        for path, layer in modules_of(network, (AdaptedLinear, AdaptedEmbed)).items()
+        # Frozen in few bits, or with noise in training only: nothing was learned in them.
+        if not isinstance(layer, QuantizedLinear) and type(layer) is not AdaptedEmbed
+    }
+    for kind, types in KINDS.items():
+        if layers and all(isinstance(layer, types) for layer in layers.values()):
+            return kind, layers
+    has = type(next(iter(layers.values()))).__name__ if layers else "no adapters"
+    raise ValueError(
+        f"This network has {has}; peft's format is for low-rank adapters, (IA)3 and VeRA. Export "
+        "it merged (without --adapter), or use the run itself."
+    )
 
 
 def _published(path: str, network: nnx.Module, family: Family) -> str:
@@ -148,8 +193,14 @@ def _published(path: str, network: nnx.Module, family: Family) -> str:
     return family.published_name(full, with_prefix=with_head).removesuffix(".weight")
 
 
-def _tensors_of(layer: LoraLinear | LoraEmbed) -> dict[str, Any]:
+def _tensors_of(layer: nnx.Module) -> dict[str, Any]:
     """peft's names and layouts: torch has matrices the other way round."""
+    if isinstance(layer, ScaledInput):
+        return {"ia3_l": layer.factor[...][None]}
+    if isinstance(layer, ScaledOutput):
+        return {"ia3_l": layer.factor[...][:, None]}
+    if isinstance(layer, VeraLinear):
+        return {"vera_lambda_d": layer.vera_d[...], "vera_lambda_b": layer.vera_b[...]}
     a, b = layer.lora_a[...], layer.lora_b[...]
     if isinstance(layer, LoraEmbed):
         return {"lora_embedding_A": a.T, "lora_embedding_B": b.T}
@@ -162,13 +213,7 @@ def _tensors_of(layer: LoraLinear | LoraEmbed) -> dict[str, Any]:
     return tensors
 
 
-def _config_of(
-    names: Mapping[str, str],
-    layers: Mapping[str, LoraLinear | LoraEmbed],
-    base: Path,
-    family: Family,
-    is_causal: bool,
-) -> dict:
+def _lora_config(names: Mapping[str, str], layers: Mapping[str, Any]) -> dict:
     ranks = {
         names[path]: layer.lora_a.shape[1] * (2 if isinstance(layer, PissaLinear) else 1)
         for path, layer in layers.items()
@@ -177,49 +222,34 @@ def _config_of(
     alphas = {names[path]: layer.how.scale * ranks[names[path]] for path, layer in layers.items()}
     first = next(iter(ranks))
     return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM" if is_causal else "FEATURE_EXTRACTION",
-        "base_model_name_or_path": base.name,
-        "inference_mode": True,
         "r": ranks[first],
         "lora_alpha": alphas[first],
         "lora_dropout": 0.0,
-        "target_modules": sorted(ranks),
         "rank_pattern": {f"^{n}$": rank for n, rank in ranks.items() if rank != ranks[first]},
         "alpha_pattern": {f"^{n}$": a for n, a in alphas.items() if a != alphas[first]},
         "use_rslora": False,
         "use_dora": any(isinstance(layer, DoraLinear) for layer in layers.values()),
         "bias": "none",
-        "fan_in_fan_out": family.model_type == "gpt2",
-        "modules_to_save": None,
     }
 
 
-def _adapted(
+def _low_rank(
     layer: nnx.Linear | nnx.Embed,
     name: str,
     tensors: dict[str, np.ndarray],
     fields: dict,
-    folder: Path,
+    where: str,
 ) -> LoraLinear | LoraEmbed:
     is_table = isinstance(layer, nnx.Embed)
-    needed = (
-        {"lora_embedding_A", "lora_embedding_B"}
-        if is_table
-        else {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if fields.get("use_dora") else set())
-    )
-    if tensors.keys() != needed:
-        raise ValueError(
-            f"{folder}: {name} has {', '.join(sorted(tensors))}; expected "
-            f"{', '.join(sorted(needed))}."
-        )
+    needed = {"lora_embedding_A", "lora_embedding_B"} if is_table else {"lora_A", "lora_B"}
+    if fields.get("use_dora") and not is_table:
+        needed.add("lora_magnitude_vector")
+    _require_tensors(tensors, needed, where)
     a = next(value for leaf, value in tensors.items() if leaf.endswith("_A")).T
     b = next(value for leaf, value in tensors.items() if leaf.endswith("_B")).T
     shape = (layer.embedding if is_table else layer.kernel).shape
     if (a.shape[0], b.shape[1]) != shape or a.shape[1] != b.shape[0]:
-        raise ValueError(
-            f"{folder}: {name} is {shape[0]} x {shape[1]}, the adapter's {a.shape} and {b.shape}."
-        )
+        raise ValueError(f"{where} is {shape}, the adapter's matrices {a.shape} and {b.shape}.")
     rank = a.shape[1]
     alpha = _of_pattern(fields.get("alpha_pattern"), name, fields.get("lora_alpha", 8))
     scale = alpha / (rank**0.5 if fields.get("use_rslora") else rank)
@@ -233,6 +263,41 @@ def _adapted(
     return adapted
 
 
+def _scaled(
+    layer: nnx.Linear, tensors: dict[str, np.ndarray], where: str
+) -> ScaledInput | ScaledOutput:
+    _require_tensors(tensors, {"ia3_l"}, where)
+    factor = tensors["ia3_l"]
+    inputs, outputs = layer.kernel.shape
+    if factor.shape not in ((1, inputs), (outputs, 1)):
+        raise ValueError(f"{where} is {(inputs, outputs)}, the factors {factor.shape}.")
+    adapted = (ScaledInput if factor.shape == (1, inputs) else ScaledOutput)(layer)
+    adapted.factor.set_value(jnp.asarray(factor.reshape(-1)))
+    return adapted
+
+
+def _vera(
+    layer: nnx.Linear,
+    tensors: dict[str, np.ndarray],
+    shared: dict[str, Constant],
+    dropout_rate: float,
+    where: str,
+) -> VeraLinear:
+    _require_tensors(tensors, {"vera_lambda_d", "vera_lambda_b"}, where)
+    adapted = VeraLinear(layer, shared["vera_A"], shared["vera_B"], dropout_rate)
+    for leaf, name in ((adapted.vera_d, "vera_lambda_d"), (adapted.vera_b, "vera_lambda_b")):
+        if leaf.shape != tensors[name].shape:
+            raise ValueError(f"{where}: {name} is {tensors[name].shape}, expected {leaf.shape}.")
+        leaf.set_value(jnp.asarray(tensors[name]))
+    return adapted
+
+
+def _require_tensors(tensors: dict[str, np.ndarray], needed: set[str], where: str) -> None:
+    if tensors.keys() != needed:
+        found, wanted = (", ".join(sorted(names)) for names in (tensors, needed))
+        raise ValueError(f"{where} has {found}; expected {wanted}.")
+
+
 def _of_pattern(patterns: dict | None, name: str, default: float) -> float:
     """As peft looks up rank_pattern and alpha_pattern: the last part of a name, or a whole one."""
     for pattern, value in (patterns or {}).items():
@@ -242,10 +307,10 @@ def _of_pattern(patterns: dict | None, name: str, default: float) -> float:
 
 
 def _refuse_unsupported(fields: dict, folder: Path) -> None:
-    if fields.get("peft_type") != "LORA":
+    if fields.get("peft_type") not in KINDS:
         raise ValueError(
-            f"{folder}: an adapter of type {fields.get('peft_type')!r}; LORA (with DoRA and "
-            "rank-stabilised scaling) is what can be loaded."
+            f"{folder}: an adapter of type {fields.get('peft_type')!r}; {', '.join(KINDS)} can be "
+            "loaded."
         )
     for name, neutral in UNSUPPORTED.items():
         if name in fields and fields[name] not in neutral:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::UserWarning", "ignore::RuntimeWarning"
 )
 
+LEAVES = ("lora_a", "lora_b", "magnitude", "factor", "vera_d", "vera_b")
 IDS = np.random.default_rng(0).integers(3, 90, (2, 7))
 
 
@@ -171,19 +172,20 @@ def test_a_table_of_embeddings(tmp_path):
     )
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora", "lora_plus", "dora", "pissa"])
+@pytest.mark.parametrize("method", ["lora", "rslora", "lora_plus", "dora", "pissa", "ia3", "vera"])
 @pytest.mark.parametrize("family", NETWORKS)
 def test_peft_loads_what_was_written_here(tmp_path, family, method):
     model, network = NETWORKS[family](tmp_path / "base")
     settings = base_config().tuning
     settings.method, settings.rank = method, 4
-    settings.rank_pattern = (r".*\.0\..*=2",)
+    if method not in ("ia3", "vera"):
+        settings.rank_pattern = (r".*\.0\..*=2",)
     rebuild, trainable, frozen = tune(network, settings, 0)
     random = np.random.default_rng(2)
     moved = {
         path: value + 0.1 * random.normal(size=value.shape).astype(np.float32)
         for path, value in trainable.items()
-        if path.rpartition(".")[2] in ("lora_a", "lora_b", "magnitude")
+        if path.rpartition(".")[2] in LEAVES
     }
     tuned = rebuild(trainable | moved, frozen)
     save_adapter(tuned, tmp_path / "base", tmp_path / "adapter")

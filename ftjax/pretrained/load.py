@@ -162,19 +162,27 @@ def fill(
     names = match_names(
         {dotted(path): leaf.shape for path, leaf in leaves.items()}, checkpoint, family
     )
+    damaged = []
     for path, leaf in leaves.items():
-        if names[dotted(path)] not in checkpoint.files:
+        name = names[dotted(path)]
+        if name not in checkpoint.files:
             zeros = np.zeros(leaf.shape, jnp.dtype(param_dtype))
             leaf.set_value(place(dotted(path), zeros))
             continue
-        tensor = checkpoint.read(names[dotted(path)])
+        tensor = checkpoint.read(name)
         if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
-            raise ValueError(
-                f"{checkpoint.files[names[dotted(path)]]}: {names[dotted(path)]} holds NaN or Inf; "
-                "the file is damaged or was saved from a diverged run."
-            )
+            damaged.append(name)
+        if damaged:
+            # There will be no network: the rest is only looked at, to name all that is damaged.
+            continue
         tensor = family.to_ours(dotted(path), tensor).astype(param_dtype, copy=False)
         leaf.set_value(place(dotted(path), tensor))
+    if damaged:
+        shown = ", ".join(damaged[:5]) + (" ..." if len(damaged) > 5 else "")
+        raise ValueError(
+            f"{checkpoint.folder}: {len(damaged)} of {len(leaves)} tensors hold NaN or Inf "
+            f"({shown}); the file is damaged or was saved from a diverged run."
+        )
     nnx.update(model, state)
 
 

@@ -104,10 +104,13 @@ def test_all_that_does_not_fit_is_in_one_list(folder):
 def test_tensors_that_are_no_numbers(folder, value):
     def poison(tensors):
         tensors["embeddings.LayerNorm.bias"][3] = value
+        tensors["encoder.layer.1.output.dense.weight"][2, 5] = -value
 
     change(folder, poison)
-    with pytest.raises(ValueError, match=r"embeddings\.LayerNorm\.bias holds NaN or Inf"):
+    with pytest.raises(ValueError, match=r": 2 of \d+ tensors hold NaN or Inf \(") as error:
         load_model(folder)
+    assert "embeddings.LayerNorm.bias" in str(error.value)
+    assert "encoder.layer.1.output.dense.weight" in str(error.value)
 
 
 @pytest.mark.parametrize("kept", [5, 200, -1])

@@ -30,6 +30,7 @@ setup(
         "optax",
         "orbax-checkpoint>=0.12",
         "pyyaml",
+        "qwix",
         "rich",
         "safetensors",
         "scikit-learn",

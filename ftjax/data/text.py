@@ -74,7 +74,11 @@ def _refuse_tokens_without_embedding(
     """Under jit an index beyond a table reads its last row, and nobody would notice."""
     file = folder / "config.json"
     rows = read_json(file).get("vocab_size") if file.exists() else None
-    token, index = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    # Special tokens may stand beyond the table (Gemma 3's for images does); text never holds them.
+    ids = tokenizer.get_vocab()
+    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+    token = max(ids.keys() - special, key=ids.get)
+    index = ids[token]
     if rows is not None and index >= rows:
         raise ValueError(
             f"The tokenizer of {folder} knows {index + 1} tokens, but the network has embeddings "

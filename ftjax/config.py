@@ -409,6 +409,19 @@ def base_config() -> ConfigDict:
     return config
 
 
+def with_none(config: ConfigDict) -> ConfigDict:
+    """A copy in which optional text fields that are empty or 'None' are None.
+
+    A flag such as `--config.data.second_text_field=None` cannot say it in another way.
+    """
+    config = config.copy_and_resolve_references()
+    values = flatten(config)
+    for name, field in _fields(SCHEMA):
+        if field.optional is str and values.get(name) in ("", "None"):
+            config.update_from_flattened_dict({name: None})
+    return config
+
+
 def validate(config: ConfigDict) -> None:
     """Checks every field and the combinations of fields.
 

@@ -10,7 +10,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ftjax.command_line import errors_as_sentences, parse_flags, use_compilation_cache
-from ftjax.config import load_experiment, override, validate
+from ftjax.config import load_experiment, override, validate, with_none
 from ftjax.training.report import make_console, print_result
 from ftjax.training.run import run, run_folder_of
 
@@ -29,6 +29,7 @@ def main(_) -> None:
         if VARIANT.value is not None:
             config = override(experiment.config, experiment.variant(VARIANT.value))
             config = override(config, config_flags.get_override_values(flags.FLAGS["config"]))
+        config = with_none(config)
         validate(config)
         workdir = WORKDIR.value or run_folder_of(config)
         console = make_console()

@@ -9,6 +9,7 @@ from ftjax.config import (
     load_experiment,
     override,
     validate,
+    with_none,
 )
 
 
@@ -140,3 +141,12 @@ def test_files_that_are_no_experiments(tmp_path):
         load_experiment(tmp_path / "missing.py")
     with pytest.raises(ValueError, match="no get_config"):
         load_experiment(write(tmp_path, ""))
+
+
+@pytest.mark.parametrize("said", ["", "None"])
+def test_what_a_flag_says_for_none(config, said):
+    config.data.second_text_field = said
+    config.tuning.targets = "None of these"
+    found = with_none(config)
+    assert found.data.second_text_field is None
+    assert found.tuning.targets == "None of these"

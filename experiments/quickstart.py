@@ -8,7 +8,7 @@ share), and neither do the frozen network's features. 14,000 pairs, at most 48 t
 
 The learning rate was chosen among 1e-4 and 2e-4, and the length of the messages, on the validation
 split. Sorting licence clauses (experiments/license_clauses.py) is the harder lesson: there, TF-IDF
-wins.
+does as well.
 """
 
 from ftjax.config import base_config

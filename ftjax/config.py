@@ -608,6 +608,13 @@ def _bad_tuning(values: Mapping[str, Any]) -> str | None:
                 f"config.penalties.{name} needs general text: set penalties.source, for example to "
                 "'tfds://chitchat_replies'."
             )
+    general = ("source", "split", "text_field", "limit", "replay_share")
+    changed = [n for n in general if values[f"penalties.{n}"] != SCHEMA["penalties"][n].default]
+    if changed and not (values["penalties.ewc"] > 0 or values["penalties.replay"] > 0):
+        return (
+            f"config.penalties.{changed[0]} is read only with penalties.ewc or penalties.replay "
+            "above 0. Leave it at its default."
+        )
     if method == "linear_probe":
         others = [
             *("tuning.head_epochs", "tuning.reinit_top", "tuning.neftune_alpha"),

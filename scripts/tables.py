@@ -15,7 +15,7 @@ from absl import app, flags
 
 from ftjax.tuning import METHODS
 
-JUNIT = flags.DEFINE_string("junit", None, "JUnit XML of the tests.", required=True)
+JUNIT = flags.DEFINE_list("junit", None, "JUnit XML files of the tests.", required=True)
 README = flags.DEFINE_string("readme", None, "File with the markers; without it, prints.")
 
 # The file of tests/parity that holds a row's families against transformers.
@@ -55,7 +55,7 @@ REAL = {
 
 def main(_) -> None:
     """Reads, counts, writes."""
-    cases = passed_tests(Path(JUNIT.value))
+    cases = [case for file in JUNIT.value for case in passed_tests(Path(file))]
     tables = {"families": families_table(cases), "methods": methods_table(cases)}
     for name, table in tables.items():
         if README.value is None:

@@ -128,7 +128,6 @@ def _costs(result: dict) -> list[tuple[str, str]]:
         ("seconds, training steps", f"{cost['train_seconds']:.0f}"),
         ("seconds, compiling steps", f"{cost['compile_seconds']:.0f}"),
         ("examples per second", f"{cost['examples_per_second']:.1f}"),
-        ("10⁹ operations per step", f"{cost['flops_per_step'] / 1e9:,.0f}"),
         ("peak memory", f"{cost['peak_memory_bytes'] / 2**30:.2f} GiB"),
         (
             "trained parameters",

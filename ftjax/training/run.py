@@ -141,7 +141,7 @@ def run(config: ConfigDict, workdir: str | Path, console: Console) -> dict | Non
         folder.path,
         config=flatten(config),
         weights=parts.weights,
-        datasets=parts.task.datasets,
+        datasets=parts.task.datasets | (parts.general.datasets if parts.general else {}),
         devices=[f"{device.platform}: {device.device_kind}" for device in jax.devices()],
     )
     folder.remember("task", parts.task.facts())

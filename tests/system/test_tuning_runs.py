@@ -26,14 +26,14 @@ def quiet():
 
 
 @pytest.fixture
-def config(tiny_config, tiny_texts):
-    settings = {
-        "evaluation.baselines": False,
-        "training.epochs": 2,
-        "penalties.source": str(tiny_texts),
-        "penalties.limit": 20,
-    }
-    return override(tiny_config, settings)
+def config(tiny_config):
+    return override(tiny_config, {"evaluation.baselines": False, "training.epochs": 2})
+
+
+@pytest.fixture
+def with_everything(config, tiny_texts):
+    general = {"penalties.source": str(tiny_texts), "penalties.limit": 20}
+    return override(config, EVERYTHING | general)
 
 
 EVERYTHING = {
@@ -51,8 +51,8 @@ EVERYTHING = {
 }
 
 
-def test_everything_at_once(tmp_path, config):
-    config = override(config, EVERYTHING | {"tuning.method": "lora"})
+def test_everything_at_once(tmp_path, with_everything):
+    config = override(with_everything, {"tuning.method": "lora"})
     console = quiet()
     result = run(config, tmp_path / "run", console)
     print_result(console, result, "folder")
@@ -69,9 +69,9 @@ def test_everything_at_once(tmp_path, config):
     assert (tmp_path / "run" / "head" / "metrics.jsonl").exists()
 
 
-def test_everything_at_once_by_pmap(tmp_path, config):
-    settings = EVERYTHING | {"training.parallel": "pmap", "training.epochs": 1}
-    result = run(override(config, settings), tmp_path / "run", quiet())
+def test_everything_at_once_by_pmap(tmp_path, with_everything):
+    settings = {"training.parallel": "pmap", "training.epochs": 1}
+    result = run(override(with_everything, settings), tmp_path / "run", quiet())
     assert np.isfinite(result["metrics"]["test/loss"])
 
 
@@ -114,7 +114,7 @@ def test_a_tuned_run_is_given_back_merged_and_as_an_adapter(tmp_path, config, ti
     expected = finished.network.backbone(ids).last_hidden_state
     merged = load_model(tmp_path / "merged")(ids).last_hidden_state
     np.testing.assert_allclose(merged, expected, atol=1e-5)
-    again = build(override(config, {"tuning.method": "full", "penalties.source": ""}))
+    again = build(override(config, {"tuning.method": "full"}))
     network = again.rebuild(again.trainable, again.frozen)
     load_adapter(network, tiny_bert, tmp_path / "adapter")
     np.testing.assert_allclose(network.backbone(ids).last_hidden_state, expected, atol=1e-5)
@@ -130,7 +130,7 @@ def last_state(folder, config):
 
 
 def test_a_probe_on_cached_features_is_a_probe_through_the_network(tmp_path, config, monkeypatch):
-    config = override(config, {"tuning.method": "linear_probe", "penalties.source": ""})
+    config = override(config, {"tuning.method": "linear_probe"})
     cached = run(config, tmp_path / "cached", quiet())
     assert (tmp_path / "cached" / "features.safetensors").exists()
     monkeypatch.setattr(Parts, "only_head_moves", False)
@@ -142,7 +142,7 @@ def test_a_probe_on_cached_features_is_a_probe_through_the_network(tmp_path, con
 
 
 def test_what_has_not_joined_yet_has_not_moved(tmp_path, config):
-    config = override(config, {"tuning.unfreeze_epochs": 1, "penalties.source": ""})
+    config = override(config, {"tuning.unfreeze_epochs": 1})
     run(config, tmp_path / "run", quiet())
     start, end = build(config).trainable, last_state(tmp_path / "run", config)
     for path, value in start.items():
@@ -164,8 +164,9 @@ def test_new_blocks_at_the_top(config):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"penalties.ewc": 1.0, "penalties.source": ""}, "ewc needs general text"),
-        ({"penalties.replay": 1.0, "penalties.source": ""}, "replay needs general text"),
+        ({"penalties.ewc": 1.0}, "ewc needs general text"),
+        ({"penalties.source": "text.csv"}, "source is read only with penalties.ewc or"),
+        ({"penalties.replay": 1.0}, "replay needs general text"),
         ({"penalties.kl_to_base": 1.0}, "set tuning.head_epochs"),
         ({"tuning.head_epochs": 2, "training.epochs": 2, "tuning.rank": 4}, "tuning.rank = 4"),
         ({"tuning.rank": 4}, "read only with tuning.method = 'lora'"),

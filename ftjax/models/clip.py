@@ -250,7 +250,7 @@ class ClipTextModel(nnx.Module):
 
     def __call__(
         self,
-        input_ids: jax.Array,
+        input_ids: jax.Array | None = None,
         attention_mask: jax.Array | None = None,
         *,
         position_ids: jax.Array | None = None,
@@ -263,17 +263,20 @@ class ClipTextModel(nnx.Module):
             input_ids: int [batch, length], each with an end-of-text token.
             attention_mask: [batch, length], nonzero where a token is real.
             position_ids: int [batch, length], 0, 1, 2, ... by default.
-            inputs_embeds: [batch, length, hidden] in place of the tokens' embeddings; `input_ids`
-                still say where the text ends.
+            inputs_embeds: [batch, length, hidden] in place of the tokens' embeddings; `input_ids`,
+                if given, still say where the text ends.
             key: random key for dropout; None for evaluation.
 
         Returns:
-            `pooled` [batch, hidden] is the last hidden state at the first end-of-text token.
+            `pooled` [batch, hidden] is the last hidden state at the first end-of-text token; None
+            without `input_ids`.
         """
         hidden = self.embeddings(input_ids, position_ids, inputs_embeds)
         mask = make_attention_mask(attention_mask, causal=True, length=hidden.shape[1])
         hidden, states = self.encoder(hidden, mask, key)
         hidden = self.final_layer_norm(hidden)
+        if input_ids is None:
+            return Output(hidden, states)
         # Older configs say 2, which is no end of text in CLIP's vocabulary; its real one is the
         # highest number (transformers' pull request 24773).
         end = self.config.eos_token_id

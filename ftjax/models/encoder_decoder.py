@@ -128,13 +128,46 @@ class EncoderDecoderLM(EncoderDecoder):
 
     virtual_tokens: int = 0
 
-    def encode(self, *args, **kwargs) -> jax.Array:
-        """As the backbone's."""
-        return self.backbone.encode(*args, **kwargs)
+    def encode(
+        self,
+        input_ids: jax.Array | None = None,
+        attention_mask: jax.Array | None = None,
+        *,
+        inputs_embeds: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """As the backbone's; a tuned `prompt`, if there is one, stands in front of the source."""
+        prompt = getattr(self, "prompt", None)
+        if prompt is None:
+            return self.backbone.encode(
+                input_ids, attention_mask, inputs_embeds=inputs_embeds, key=key
+            )
+        if inputs_embeds is None:
+            inputs_embeds = self.backbone.embed_source(input_ids)
+        virtual = prompt().astype(inputs_embeds.dtype)
+        rows = jnp.broadcast_to(virtual, (len(inputs_embeds), *virtual.shape))
+        hidden = jnp.concatenate([rows, inputs_embeds], axis=1)
+        mask = self.source_mask(attention_mask)
+        return self.backbone.encode(attention_mask=mask, inputs_embeds=hidden, key=key)
 
-    def decode(self, *args, **kwargs) -> Output:
-        """As the backbone's, with `logits` [batch, new, vocabulary]."""
-        output = self.backbone.decode(*args, **kwargs)
+    def source_mask(self, attention_mask: jax.Array | None) -> jax.Array | None:
+        """[batch, length] -> the same with a tuned prompt's tokens in front."""
+        prompt = getattr(self, "prompt", None)
+        if prompt is None or attention_mask is None:
+            return attention_mask
+        room = ((0, 0), (prompt.virtual.shape[0], 0))
+        return jnp.pad(attention_mask, room, constant_values=1)
+
+    def decode(
+        self,
+        decoder_input_ids: jax.Array,
+        encoder_hidden_states: jax.Array,
+        encoder_attention_mask: jax.Array | None = None,
+        **kwargs,
+    ) -> Output:
+        """As the backbone's, with `logits` [batch, new, vocabulary]; the mask is the source's."""
+        mask = self.source_mask(encoder_attention_mask)
+        output = self.backbone.decode(decoder_input_ids, encoder_hidden_states, mask, **kwargs)
         return output._replace(logits=self.logits(output.last_hidden_state))
 
     def init_cache(self, *args, **kwargs) -> dict:

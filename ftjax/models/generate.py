@@ -183,7 +183,8 @@ def _decode(graphdef, parameters, inputs, state, until, first, *, sampling, stop
 def _see(network, inputs, tokens, cache):
     """Logits [batch, vocabulary] after these tokens, and the cache with them."""
     if inputs.source is not None:
-        output = network.backbone.decode(tokens, None, inputs.source_mask, cache=cache)
+        mask = network.source_mask(inputs.source_mask)
+        output = network.backbone.decode(tokens, None, mask, cache=cache)
     else:
         slots = jnp.arange(cache["layers"][0]["key"].shape[1])
         positions = cache["index"] + jnp.arange(tokens.shape[1])[None] - inputs.padding[:, None]

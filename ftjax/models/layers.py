@@ -98,7 +98,7 @@ def require_positions(length: int, positions: int) -> None:
     if length > positions:
         raise ValueError(
             f"A row of {length} tokens does not fit the {positions} positions of this network; "
-            "shorten the texts (tokenise with truncation)."
+            "shorten the texts (config.data.buckets) or use fewer virtual tokens."
         )
 
 

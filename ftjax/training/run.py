@@ -91,6 +91,7 @@ def build(config: ConfigDict) -> Parts:
     backbone = load_backbone(config, folder, task.network_name)
     network = task.network(backbone, config.seed)
     rebuild, trainable, frozen = tune(network, config.tuning, config.seed)
+    _check_longest_row(config, task, rebuild, trainable, frozen)
     weights = {config.model.reference: sha256_of_folder(folder)}
     return Parts(task, parallel, rebuild, trainable, parallel.place(frozen), weights, general)
 
@@ -437,3 +438,22 @@ def _check_batch_sizes(config: ConfigDict, multiple: int) -> None:
             raise ValueError(
                 f"{name} = {size} must be a multiple of the {multiple} devices that share a batch."
             )
+
+
+def _check_longest_row(
+    config: ConfigDict, task: Task, rebuild: Rebuild, trainable: Parameters, frozen: Parameters
+) -> None:
+    """A row without positions for its tokens is found now, and not when its batch comes."""
+    size = config.evaluation.batch_size
+    plans = [(s, p) for s in ("train", "validation", "test") for p in task.plan(s, size)]
+    split, plan = max(plans, key=lambda item: item[1].length)
+    batch = task.make(split, size, plan)
+
+    def outputs(trainable, frozen, batch):
+        return task.outputs(rebuild(trainable, frozen), batch)
+
+    try:
+        jax.eval_shape(outputs, trainable, frozen, batch)
+    except ValueError as error:
+        end = config.data.buckets[-1]
+        raise ValueError(f"config.data.buckets ends at {end}. {error}") from error

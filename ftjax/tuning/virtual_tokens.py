@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.models.attention import Prefix
+from ftjax.models.encoder_decoder import EncoderDecoderLM
 from ftjax.models.heads import LanguageModel, TextClassifier, token_table
 from ftjax.models.prompt import Prompt, attention_modules
 from ftjax.tuning.masks import is_new
@@ -48,7 +49,8 @@ def p_tuning(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[st
 
 
 def _add(network, settings, key, hidden_size: int | None) -> Callable[[str], bool]:
-    if not isinstance(network, TextClassifier | LanguageModel):
+    is_encoder_decoder = isinstance(network.backbone, EncoderDecoderLM)
+    if not is_encoder_decoder and not isinstance(network, TextClassifier | LanguageModel):
         raise ValueError(
             f"config.tuning.method = {settings.method!r} puts tokens in front of a text, which "
             "needs a text classifier or a language model; use 'prefix'."
@@ -59,12 +61,15 @@ def _add(network, settings, key, hidden_size: int | None) -> Callable[[str], boo
             "token, which would be a virtual one. Set model.pooling to 'mean' or 'first'."
         )
     words_key, encoder_key = jax.random.split(key)
-    if isinstance(network, LanguageModel):
-        table = network.backbone.backbone.token_embedding
-        scale = getattr(network.backbone.config, "embedding_scale", 1.0)
+    size, shape = network.backbone.config.vocab_size, (1, settings.virtual_tokens)
+    words = jax.random.randint(words_key, shape, 0, size)
+    if is_encoder_decoder:
+        virtual = network.backbone.backbone.embed_source(words)
+    elif isinstance(network, LanguageModel):
+        virtual = network.backbone.backbone.token_embedding(words)
+        virtual = virtual * getattr(network.backbone.config, "embedding_scale", 1.0)
     else:
-        table, scale = token_table(network.backbone), 1.0
-    rows = jax.random.randint(words_key, (settings.virtual_tokens,), 0, table.num_embeddings)
-    virtual = table.embedding[...][rows].astype(jnp.float32) * scale
+        virtual = token_table(network.backbone)(words)
+    virtual = virtual[0].astype(jnp.float32)
     network.backbone.prompt = Prompt(virtual, hidden_size, key=encoder_key)
     return lambda path: is_new(path) or path.startswith("backbone.prompt.")

@@ -349,6 +349,11 @@ def test_mesh_and_pmap_runs_agree(tmp_path, tiny_config, parallel):
         ({"training.platform": "gpu"}, RuntimeError, "no such device"),
         ({"data.batch_size": 6}, ValueError, "multiple of the 4 devices"),
         ({"optimizer.learning_rate": -1.0}, ValueError, "learning_rate"),
+        (
+            {"tuning.method": "prompt", "tuning.virtual_tokens": 24},
+            ValueError,
+            "buckets ends at 16. A row of 40 tokens does not fit the 32 positions",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(

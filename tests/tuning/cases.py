@@ -33,7 +33,7 @@ class Seq2Seq(nnx.Module):
 
 
 class ImageClassifier(nnx.Module):
-    """A vision tower and a new linear layer on its mean."""
+    """A vision tower and a new linear layer on what it pools, else on its mean."""
 
     def __init__(self, backbone, rngs):
         self.backbone = backbone
@@ -41,13 +41,17 @@ class ImageClassifier(nnx.Module):
         self.classifier = linear(size, CLASSES, backbone.compute, rngs=rngs)
 
     def __call__(self, batch, *, key=None):
-        hidden = self.backbone(batch["pixel_values"], key=key).last_hidden_state
-        return self.classifier(hidden.mean(1))
+        output = self.backbone(batch["pixel_values"], key=key)
+        pooled = output.last_hidden_state.mean(1) if output.pooled is None else output.pooled
+        return self.classifier(pooled)
 
 
 def make_case(model_type, seed=0):
     """(network, batch, loss) of a family; the same each time."""
     fields = {**OTHERS, **ENCODERS, **DECODERS}[model_type]
+    if "max_position_embeddings" in fields:
+        # Room for virtual tokens.
+        fields = fields | {"max_position_embeddings": 32}
     family = FAMILIES[model_type]
     config = with_dropout(family.parse_config(fields), 0.0)
 

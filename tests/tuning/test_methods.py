@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from cases import FAMILY_NAMES, SEQ2SEQ, VISION, make_case
+from cases import FAMILY_NAMES, VISION, make_case
 from flax import nnx
 
 from ftjax.config import base_config
@@ -39,7 +39,7 @@ def refusal(method, family):
         return "no parameter trainable"
     if method == "bitfit" and family in NO_BIASES:
         return "no biases"
-    if method in ("prompt", "p_tuning") and family in (*SEQ2SEQ, *VISION):
+    if method in ("prompt", "p_tuning") and family in VISION:
         return "needs a text classifier or a language model"
     return None
 

@@ -116,3 +116,31 @@ def test_the_published_pooler_would_read_a_virtual_token():
     settings.method = "prompt"
     with pytest.raises(ValueError, match=r"Set model\.pooling"):
         tune(network, settings, 0)
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt", "p_tuning"])
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_encoder_decoders_write_with_a_cache_what_they_write_without(family, method):
+    network, _ = tuned(family, method)
+    model = network.backbone
+    sources, expected = [[5, 6, 7], [9, 10, 11, 12, 4]], []
+    for source in sources:
+        ids, target = jnp.asarray([source]), [2]
+        for _ in range(4):
+            # Without padding, and the whole target each time.
+            logits = model(ids, decoder_input_ids=jnp.asarray([target])).logits
+            target.append(int(logits[0, -1].argmax()))
+        expected.append(target[1:])
+    assert generate(model, sources, max_new_tokens=4, decoder_prompt=[2]) == expected
+
+
+def test_a_prompt_is_tokens_in_front_of_the_source():
+    network, batch = tuned("t5", "prompt")
+    model, ids = network.backbone, batch["input_ids"]
+    found = model(ids, np.ones_like(ids), decoder_input_ids=ids).logits
+    prompt, model.prompt = model.prompt(), None
+    words = model.backbone.embed_source(ids)
+    rows = jnp.broadcast_to(prompt, (len(words), *prompt.shape))
+    whole = jnp.concatenate([rows, words], axis=1)
+    expected = model(inputs_embeds=whole, decoder_input_ids=ids).logits
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -9,10 +9,10 @@ quickstart: $(VENV)/installed
 	$(BIN)/python scripts/train.py --config=experiments/quickstart.py
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest --ignore=tests/parity
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal --ignore=tests/parity
 
 parity: $(VENV)/installed-parity
-	$(BIN)/python -m pytest tests/parity
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/parity
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

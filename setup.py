@@ -40,7 +40,7 @@ setup(
         "transformers>=5",
     ],
     extras_require={
-        "test": ["hypothesis", "onnx", "pytest", "ruff"],
+        "test": ["hypothesis", "onnx", "pytest", "pytest-xdist", "ruff"],
         # The only torch release with a CPU build on every index this project was tried with.
         "parity": ["torch==2.13.0", "accelerate", "peft"],
         "plot": ["matplotlib"],

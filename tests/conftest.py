@@ -5,8 +5,11 @@ import json
 import os
 import random
 
-# Before jax is imported anywhere.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+# Before jax is imported anywhere. Most of a test's time is compiling; unoptimised code is faster.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true"
+)
 
 import numpy as np
 import pytest

@@ -44,7 +44,7 @@ def cache(tmp_path_factory):
 def drive(folder, config, where, cache):
     """Runs the driver; its exit code and what it printed."""
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
@@ -109,7 +109,7 @@ def uninterrupted(tmp_path_factory, config_of_kills, cache):
     return folder
 
 
-@pytest.mark.parametrize("where", ["step 7", "step 11", "save 3", "save 4"])
+@pytest.mark.parametrize("where", ["step 7", "save 3", "save 4"])
 def test_killed_and_started_again_ends_bit_for_bit_the_same(
     tmp_path, config_of_kills, uninterrupted, cache, where
 ):

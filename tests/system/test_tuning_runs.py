@@ -70,7 +70,13 @@ def test_everything_at_once(tmp_path, with_everything):
 
 
 def test_everything_at_once_by_pmap(tmp_path, with_everything):
-    settings = {"training.parallel": "pmap", "training.epochs": 1}
+    settings = {
+        "training.parallel": "pmap",
+        "training.epochs": 1,
+        "tuning.head_epochs": 0,
+        "retention.enabled": False,
+        "averaging.wise_ft_alphas": (),
+    }
     result = run(override(with_everything, settings), tmp_path / "run", quiet())
     assert np.isfinite(result["metrics"]["test/loss"])
 

@@ -59,11 +59,7 @@ def trained(method, family, **changes):
     config.learning_rate = 1e-2
     schedule = make_schedule(config, STEPS)
     optimizer = make_optimizer(config, schedule, trainable)
-    # Unoptimised code compiles twice as fast, and compiling is most of what a test takes.
-    step = jax.jit(
-        make_train_step(rebuild, loss, optimizer, schedule),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
+    step = jax.jit(make_train_step(rebuild, loss, optimizer, schedule))
     state, losses = new_state(0, trainable, optimizer), []
     for _ in range(STEPS):
         state, metrics = step(state, frozen, batch)

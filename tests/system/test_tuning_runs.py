@@ -73,7 +73,6 @@ def test_everything_at_once_by_pmap(tmp_path, with_everything):
     settings = {
         "training.parallel": "pmap",
         "training.epochs": 1,
-        "tuning.head_epochs": 0,
         "retention.enabled": False,
         "averaging.wise_ft_alphas": (),
     }

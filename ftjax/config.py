@@ -258,6 +258,13 @@ SCHEMA: dict[str, Any] = {
             optional=int,
             minimum=1,
         ),
+        "embedding_rows": Field(
+            "seen",
+            "Rows of the token table that move: 'seen' in the training data (all if half are, or "
+            "if an output layer is tied to the table), or 'all'.",
+            choices=("seen", "all"),
+            only=_methods("full", "layers"),
+        ),
         "reinit_top": Field(0, "Blocks at the top that begin at random.", minimum=0),
         "neftune_alpha": Field(
             0.0, "Noise on the embeddings, alpha / sqrt(tokens x features).", minimum=0.0

@@ -64,7 +64,8 @@ def load_finished_run(run: str | Path) -> FinishedRun:
         name = classifier_network_name(config)
         backbone = load_backbone(config, base, name)
         network = classifier(config, backbone, len(facts["classes"]), config.seed)
-    rebuild, trainable, frozen = tune(network, config.tuning, config.seed)
+    tokens = folder.recall("training_tokens")
+    rebuild, trainable, frozen = tune(network, config.tuning, config.seed, tokens)
     with Checkpoints(folder.checkpoints, keep_last=1_000) as checkpoints:
         _, best, _ = checkpoints.restore_best(trainable)
     return FinishedRun(config, facts, base, name, rebuild(best, frozen))

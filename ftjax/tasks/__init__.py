@@ -37,6 +37,9 @@ class Task(Protocol):
     def count(self, split: str) -> int:
         """Examples of a split."""
 
+    def training_tokens(self) -> np.ndarray:
+        """Ids of the tokens that the network reads in training, int, with repetitions."""
+
     def facts(self) -> dict[str, Any]:
         """What a finished run needs to be used without its data, as JSON values."""
 

@@ -52,6 +52,10 @@ class CausalLanguageModeling:
             self.retention = TextRetention(config, self.tokenizer)
             self.datasets |= self.retention.datasets
 
+    def training_tokens(self) -> np.ndarray:
+        """Those of the training rows."""
+        return self.splits["train"].input_ids.ravel()
+
     def facts(self) -> dict:
         """Nothing is needed besides config and weights."""
         return {}

@@ -50,6 +50,11 @@ class GeneralText:
             self.count = len(self._tokens.lengths)
         self.datasets = {"general": fingerprint}
 
+    def tokens(self) -> np.ndarray:
+        """Ids of its tokens, int, with repetitions."""
+        ragged = self._tokens if self._packed is None else self._packed
+        return ragged.input_ids.ravel()
+
     def rows(self, indices: np.ndarray, length: int) -> dict[str, np.ndarray]:
         """Chosen rows as a batch with weights of 1; longer texts are cut.
 

@@ -79,6 +79,10 @@ class TextClassification:
         """The published network to start from."""
         return classifier_network_name(self.config)
 
+    def training_tokens(self) -> np.ndarray:
+        """Those of the training texts."""
+        return self.splits["train"].tokens.input_ids
+
     def facts(self) -> dict:
         """The names of the classes."""
         return {"classes": self.classes}

@@ -56,6 +56,7 @@ class Parts:
         frozen: on the devices.
         weights: reference -> SHA-256 of the pretrained weights.
         general: text for penalties that need some, or None.
+        training_tokens: int, those whose rows of a token table are trained, or None for all.
     """
 
     task: Task
@@ -65,6 +66,7 @@ class Parts:
     frozen: Parameters
     weights: dict[str, str]
     general: GeneralText | None = None
+    training_tokens: np.ndarray | None = None
 
     @property
     def only_head_moves(self) -> bool:
@@ -90,10 +92,21 @@ def build(config: ConfigDict) -> Parts:
     general = GeneralText(config, task) if config.penalties.source else None
     backbone = load_backbone(config, folder, task.network_name)
     network = task.network(backbone, config.seed)
-    rebuild, trainable, frozen = tune(network, config.tuning, config.seed)
+    tokens = _training_tokens(config, task, general)
+    rebuild, trainable, frozen = tune(network, config.tuning, config.seed, tokens)
     _check_longest_row(config, task, rebuild, trainable, frozen)
     weights = {config.model.reference: sha256_of_folder(folder)}
-    return Parts(task, parallel, rebuild, trainable, parallel.place(frozen), weights, general)
+    frozen = parallel.place(frozen)
+    return Parts(task, parallel, rebuild, trainable, frozen, weights, general, tokens)
+
+
+def _training_tokens(
+    config: ConfigDict, task: Task, general: GeneralText | None
+) -> np.ndarray | None:
+    if config.tuning.embedding_rows == "all":
+        return None
+    tokens = [task.training_tokens()] + ([general.tokens()] if general else [])
+    return np.unique(np.concatenate(tokens))
 
 
 def load_backbone(config: ConfigDict, folder: Path, name: str) -> nnx.Module:
@@ -146,6 +159,8 @@ def run(config: ConfigDict, workdir: str | Path, console: Console) -> dict | Non
         devices=[f"{device.platform}: {device.device_kind}" for device in jax.devices()],
     )
     folder.remember("task", parts.task.facts())
+    if parts.training_tokens is not None:
+        folder.remember("training_tokens", parts.training_tokens.tolist())
     status = "failed"
     try:
         result = _train_and_score(config, folder, parts, console)
@@ -200,7 +215,9 @@ def _train_and_score(
         "flops_per_step": clock.flops / max(steps, 1),
         "peak_memory_bytes": peak_memory_bytes(),
         "trainable_parameters": trained,
-        "parameters": trained + sum(leaf.size for leaf in parts.frozen.values()),
+        # int32 leaves say where something is.
+        "parameters": trained
+        + sum(leaf.size for leaf in parts.frozen.values() if leaf.dtype != jnp.int32),
     }
     return result
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from ftjax.models.attention import Prefix
@@ -17,6 +18,7 @@ from ftjax.randomness import run_key
 from ftjax.tuning import bottleneck, ia3, lora, masks, vera, virtual_tokens
 from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear
 from ftjax.tuning.neftune import add_neftune
+from ftjax.tuning.seen_rows import train_seen_rows
 from ftjax.tuning.targets import modules_of, replace_module
 
 Parameters = dict[str, jax.Array]
@@ -48,18 +50,23 @@ METHODS: dict[str, Callable[[nnx.Module, Any, jax.Array], Callable[[str], bool]]
 }
 
 
-def tune(network: nnx.Module, settings: Any, seed: int) -> tuple[Rebuild, Parameters, Parameters]:
+def tune(
+    network: nnx.Module, settings: Any, seed: int, training_tokens: np.ndarray | None = None
+) -> tuple[Rebuild, Parameters, Parameters]:
     """Applies the method of a config to a task's network, and splits it; see `partition`.
 
     Args:
         network: with the pretrained network in `backbone`; changed in place.
         settings: the `tuning` part of the config.
         seed: the run's; new parameters come from it, the same ones each time.
+        training_tokens: int, the tokens whose rows of a token table are trained; None for all.
 
     Raises:
         ValueError: the method does not fit the network; says what to change.
     """
     is_trainable = METHODS[settings.method](network, settings, run_key(seed, "tuning"))
+    if training_tokens is not None:
+        is_trainable = train_seen_rows(network, is_trainable, training_tokens)
     if settings.neftune_alpha > 0:
         add_neftune(network, settings.neftune_alpha)
     return partition(network, is_trainable)

@@ -3,7 +3,7 @@
 from flax import nnx
 
 from ftjax.tuning.adapted import AdaptedEmbed
-from ftjax.tuning.targets import modules_of, replace_module
+from ftjax.tuning.targets import replace_module, token_tables
 
 
 def add_neftune(network: nnx.Module, alpha: float) -> None:
@@ -16,12 +16,7 @@ def add_neftune(network: nnx.Module, alpha: float) -> None:
     Raises:
         ValueError: the network reads no tokens.
     """
-    rows = getattr(network.backbone.config, "vocab_size", None)
-    tables = {
-        path: layer
-        for path, layer in modules_of(network, (nnx.Embed, AdaptedEmbed)).items()
-        if layer.num_embeddings == rows
-    }
+    tables = token_tables(network)
     if not tables:
         raise ValueError("config.tuning.neftune_alpha: this network has no token embeddings.")
     for path, layer in tables.items():

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
+from ftjax.tuning.adapted import AdaptedEmbed
+
 # What a linear layer does, by its module path within the pretrained network. Families name their
 # layers as their published checkpoints do; an output of attention or feed-forward is what is added
 # to the residual stream.
@@ -94,6 +96,16 @@ def find_targets(
             f"{', '.join(nearest_paths(pattern or '', list(modules)))}."
         )
     return chosen
+
+
+def token_tables(network: nnx.Module) -> dict[str, Any]:
+    """Path -> table that looks up the embeddings of tokens; none if the network reads no tokens."""
+    rows = getattr(network.backbone.config, "vocab_size", None)
+    return {
+        path: layer
+        for path, layer in modules_of(network, (nnx.Embed, AdaptedEmbed)).items()
+        if layer.num_embeddings == rows and "position" not in path
+    }
 
 
 def replace_module(network: nnx.Module, path: str, module: nnx.Module) -> None:

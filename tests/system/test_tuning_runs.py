@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 from rich.console import Console
 from safetensors.numpy import load_file
 
 from ftjax.config import base_config, override, validate
-from ftjax.finished_run import load_finished_run
+from ftjax.finished_run import load_finished_run, merged_backbone
 from ftjax.pretrained.adapter import load_adapter
 from ftjax.pretrained.load import load_model
 from ftjax.training.checkpoint import Checkpoints
@@ -126,6 +127,28 @@ def test_a_tuned_run_is_given_back_merged_and_as_an_adapter(tmp_path, config, ti
     for folder in ("merged", "adapter"):
         head = load_file(tmp_path / folder / "ftjax_head.safetensors")
         np.testing.assert_array_equal(head["weight"].T, finished.network.classifier.kernel[...])
+
+
+def test_a_run_that_trains_few_rows_of_the_table_comes_back_whole(tmp_path, config, tiny_bert):
+    few = {"data.train_limit": 3, "retention.enabled": False, "training.epochs": 1}
+    config = override(config, few)
+    result = run(config, tmp_path / "run", quiet())
+    parts = build(config)
+    rows = parts.trainable["backbone.embeddings.word_embeddings.seen_rows"]
+    assert rows.shape == (len(np.unique(parts.task.splits["train"].tokens.input_ids)), 16)
+    whole = build(override(config, {"tuning.embedding_rows": "all"}))
+    assert result["cost"]["parameters"] == sum(leaf.size for leaf in whole.trainable.values())
+    finished = load_finished_run(tmp_path / "run")
+    start = load_model(tiny_bert)
+    ids = np.arange(4, 64)[None]
+    tables = [n.embeddings.word_embeddings for n in (finished.network.backbone, start)]
+    moved = np.abs(np.asarray(tables[0](ids) - tables[1](ids))).max(-1)[0] > 0
+    seen = np.isin(ids[0], parts.task.splits["train"].tokens.input_ids)
+    np.testing.assert_array_equal(moved, seen)
+    hidden = finished.network.backbone(ids[:, :20]).last_hidden_state
+    merged = merged_backbone(finished)
+    assert type(merged.embeddings.word_embeddings) is nnx.Embed
+    np.testing.assert_allclose(merged(ids[:, :20]).last_hidden_state, hidden, atol=1e-6)
 
 
 def last_state(folder, config):

@@ -30,7 +30,7 @@ def compare_lora(console: Console) -> dict:
     """Training steps of LoRA on MiniLM (32x64) and SmolLM2, next to peft."""
     results = {}
     parts, config = build(lora_config()), lora_config()
-    batches = encoder.random_batches(32, 64, 1, len(parts.task.classes))
+    batches = encoder.random_batches(parts, 32, 64, 1)
     ours = encoder.Ours(parts, config, 10_000)
     theirs = encoder.Torch(parts, config, 10_000, with_lora=True)
     sides = {OURS: lambda: ours.steps(batches), "peft": lambda: theirs.steps(batches)}
@@ -105,7 +105,7 @@ def compare_lanes(console: Console) -> dict:
     """A step of four LoRA runs at once, and of the four in turn."""
     config = lora_config()
     parts = build(config)
-    (batch,) = encoder.random_batches(32, 64, 1, len(parts.task.classes))
+    (batch,) = encoder.random_batches(parts, 32, 64, 1)
     unit = make_schedule(override(config, {"optimizer.learning_rate": 1.0}).optimizer, 100)
 
     def make_step(rate):

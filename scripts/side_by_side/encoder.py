@@ -231,12 +231,13 @@ def trainer_epoch(parts: Parts, config: ConfigDict, seed: int) -> float:
         return time.perf_counter() - start
 
 
-def random_batches(rows: int, length: int, count: int, classes: int) -> list[dict]:
-    """Full rows of random tokens."""
-    random = np.random.default_rng(0)
+def random_batches(parts: Parts, rows: int, length: int, count: int) -> list[dict]:
+    """Full rows of random tokens of the training data."""
+    random, classes = np.random.default_rng(0), len(parts.task.classes)
+    tokens = np.unique(parts.task.training_tokens())
     return [
         {
-            "input_ids": random.integers(1000, 20000, (rows, length)).astype(np.int32),
+            "input_ids": random.choice(tokens, (rows, length)).astype(np.int32),
             "attention_mask": np.ones((rows, length), np.int32),
             "labels": random.integers(0, classes, rows).astype(np.int32),
             "weights": np.ones(rows, np.float32),
@@ -261,7 +262,7 @@ def check_losses(config: ConfigDict) -> float:
     sure = override(config, {"model.dropout": 0.0, "model.head_dropout": 0.0})
     sure.model.dtype = "float32"
     parts = build(sure)
-    batches = random_batches(8, 32, PARITY_STEPS, len(parts.task.classes))
+    batches = random_batches(parts, 8, 32, PARITY_STEPS)
     ours, theirs = (side(parts, sure, 100).steps(batches) for side in (Ours, Torch))
     difference = float(np.abs(np.subtract(ours, theirs)).max())
     if difference > PARITY_TOLERANCE:
@@ -293,7 +294,7 @@ def compare_steps(console: Console) -> dict:
     results = {}
     for shape in SHAPES.value:
         rows, length = (int(number) for number in shape.split("x"))
-        batches = random_batches(rows, length, 2, len(parts.task.classes))
+        batches = random_batches(parts, rows, length, 2)
         sides = [side(parts, config, 10_000) for side in (Ours, Torch)]
         for side in sides:
             side.steps(batches)

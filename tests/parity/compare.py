@@ -1,6 +1,5 @@
 """Holds a network of ours against transformers' torch model of the same weights."""
 
-import functools
 import re
 
 import jax
@@ -70,8 +69,7 @@ def assert_same_network(
 
     graphdef, state, constants = nnx.split(model, nnx.Param, ...)
 
-    # Unoptimised code compiles twice as fast, and compiling is most of what a test takes.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def run(state):
         def loss(state):
             result = nnx.merge(graphdef, state, constants)(**inputs)

@@ -14,6 +14,7 @@ from ftjax.data.text import load_tokenizer
 from ftjax.files import read_json
 from ftjax.finished_run import load_finished_run
 from ftjax.models import family_of
+from ftjax.models.decoder import CausalLM
 from ftjax.models.encoder_decoder import EncoderDecoderLM
 from ftjax.models.generate import generate, max_positions
 from ftjax.models.heads import LanguageModel
@@ -94,13 +95,13 @@ def load_writer_of_run(run: str | Path) -> Writer:
         raise ValueError(
             f"The run in {run} learned {finished.config.task}; scripts/predict.py uses it."
         )
-    network = finished.network.backbone
-    if getattr(network, "prompt", None) is not None:
-        use_prompt(network)
-    return _writer(network, finished.base)
+    return _writer(finished.network.backbone, finished.base)
 
 
 def _writer(network: nnx.Module, folder: Path) -> Writer:
+    if isinstance(network, CausalLM) and getattr(network, "prompt", None) is not None:
+        # Once, and not for every answer.
+        use_prompt(network)
     tokenizer = load_tokenizer(folder)
     fields = read_json(folder / "config.json")
     generation = folder / "generation_config.json"

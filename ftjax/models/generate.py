@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ftjax.models.decoder import CausalLM
 from ftjax.models.encoder_decoder import EncoderDecoderLM
+from ftjax.models.prompt import use_prompt
 from ftjax.models.sampling import Sampling, choose_tokens
 
 # Tokens between two looks at the text, where stop strings are given.
@@ -60,6 +62,10 @@ def generate(
         ValueError: an empty prompt, one that does not fit the network's positions together with the
             new tokens, a token outside the vocabulary, or an argument missing.
     """
+    if isinstance(network, CausalLM) and getattr(network, "prompt", None) is not None:
+        # A copy of the modules, not of their arrays: the caller's keeps its prompt.
+        network = nnx.merge(*nnx.split(network))
+        use_prompt(network)
     _check(network, prompts, decoder_prompt, max_new_tokens)
     if sampling.temperature > 0 and key is None:
         raise ValueError("Drawing tokens (temperature above 0) needs a random key.")

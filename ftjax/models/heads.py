@@ -167,6 +167,7 @@ class LanguageModel(nnx.Module):
         positions = batch["position_ids"]
         if getattr(self.backbone, "prompt", None) is not None:
             use_prompt(self.backbone)
+        if self.backbone.virtual_tokens > 0:
             positions = positions + self.backbone.virtual_tokens
             most = self.backbone.config.max_position_embeddings
             require_positions(positions.shape[1] + self.backbone.virtual_tokens, most)

@@ -1,8 +1,8 @@
 """Adapters as peft writes and reads them: adapter_config.json, adapter_model.safetensors.
 
-Low-rank adapters of all kinds, (IA)3 and VeRA. Reference: peft's `LoraConfig`, `IA3Config` and
-`VeraConfig` and their models. Beside peft's two files stands ftjax_adapter.json with the SHA-256 of
-the weights that the adapter belongs to.
+Low-rank adapters of all kinds, (IA)3, VeRA and prompts. Reference: peft's `LoraConfig`,
+`IA3Config`, `VeraConfig` and `PromptTuningConfig` and their models. Beside peft's two files stands
+ftjax_adapter.json with the SHA-256 of the weights that the adapter belongs to.
 """
 
 import os
@@ -21,7 +21,9 @@ from safetensors.numpy import load_file, save_file
 from ftjax.files import read_json, write_json_atomically
 from ftjax.models import family_of
 from ftjax.models.family import Family
+from ftjax.models.heads import token_table
 from ftjax.models.layers import Constant
+from ftjax.models.prompt import Prompt
 from ftjax.pretrained.locate import sha256_of_folder
 from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear, QuantizedLinear
 from ftjax.tuning.ia3 import ScaledInput, ScaledOutput
@@ -41,6 +43,8 @@ KINDS = {
     "IA3": (ScaledInput, ScaledOutput),
     "VERA": (VeraLinear,),
 }
+# peft writes what p-tuning's network makes, not the network.
+PROMPTS = ("PROMPT_TUNING", "P_TUNING")
 MODEL = "base_model.model."
 
 # Fields of adapter_config.json that change what the adapter computes, and the values that do not.
@@ -53,13 +57,15 @@ UNSUPPORTED = {
     "target_parameters": (None, []),
     "use_qalora": (False, None),
     "megatron_config": (None,),
+    "num_transformer_submodules": (None, 1),
 }
 
 
 def save_adapter(network: nnx.Module, base: str | Path, folder: str | Path) -> None:
     """Writes a network's adapters, and nothing else of it; whole or not at all.
 
-    PiSSA's are written as what they add to the published weights, which is of twice the rank.
+    PiSSA's are written as what they add to the published weights, which is of twice the rank, and
+    p-tuning's as the prompt that its network makes.
 
     Args:
         network: a task's, with adapters in its `backbone`.
@@ -73,33 +79,14 @@ def save_adapter(network: nnx.Module, base: str | Path, folder: str | Path) -> N
     base, folder = Path(base), Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already; choose another or delete it.")
-    kind, layers = _adapters_of(network)
     family = family_of(read_json(base / "config.json")["model_type"])
-    names = {path: _published(path, network, family) for path in layers}
-    tensors = {
-        f"{MODEL}{names[path]}.{leaf}": value
-        for path, layer in layers.items()
-        for leaf, value in _tensors_of(layer).items()
-    }
-    config = {
-        "peft_type": kind,
+    prompt = getattr(network.backbone, "prompt", None)
+    config, tensors = _described(network, family) if prompt is None else _prompt_described(prompt())
+    config |= {
         "task_type": "CAUSAL_LM" if "causal_lm" in family.networks else "FEATURE_EXTRACTION",
         "base_model_name_or_path": base.name,
         "inference_mode": True,
-        "target_modules": sorted(names.values()),
-        "fan_in_fan_out": family.model_type == "gpt2",
-        "modules_to_save": None,
     }
-    if kind == "LORA":
-        config |= _lora_config(names, layers)
-    elif kind == "IA3":
-        inputs = [names[path] for path, layer in layers.items() if isinstance(layer, ScaledInput)]
-        config["feedforward_modules"] = sorted(inputs)
-    else:
-        shared = next(iter(layers.values()))
-        tensors["base_model.vera_A"] = shared.vera_a[...].T
-        tensors["base_model.vera_B"] = shared.vera_b_shared[...].T
-        config |= {"r": shared.vera_a.shape[1], "projection_prng_key": 0, "save_projection": True}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         new = Path(temporary) / "content"
@@ -131,6 +118,9 @@ def load_adapter(network: nnx.Module, base: str | Path, folder: str | Path) -> N
     fields = read_json(folder / CONFIG)
     _refuse_unsupported(fields, folder)
     _refuse_another_base(base, folder)
+    if fields["peft_type"] in PROMPTS:
+        network.backbone.prompt = _prompt(network, load_file(folder / WEIGHTS), folder)
+        return
     family = family_of(read_json(base / "config.json")["model_type"])
     modules = modules_of(network, (nnx.Linear, nnx.Embed))
     paths = {_published(path, network, family): path for path in modules}
@@ -166,6 +156,46 @@ def load_adapter(network: nnx.Module, base: str | Path, folder: str | Path) -> N
         replace_module(network, paths[module], layer)
 
 
+def _prompt_described(virtual: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    tokens, width = virtual.shape
+    config = {
+        "peft_type": "PROMPT_TUNING",
+        "num_virtual_tokens": tokens,
+        "token_dim": width,
+        "num_transformer_submodules": 1,
+        "prompt_tuning_init": "RANDOM",
+    }
+    return config, {"prompt_embeddings": virtual}
+
+
+def _described(network: nnx.Module, family: Family) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What adapter_config.json says of a network's adapted layers, and their tensors by name."""
+    kind, layers = _adapters_of(network)
+    names = {path: _published(path, network, family) for path in layers}
+    tensors = {
+        f"{MODEL}{names[path]}.{leaf}": value
+        for path, layer in layers.items()
+        for leaf, value in _tensors_of(layer).items()
+    }
+    config = {
+        "peft_type": kind,
+        "target_modules": sorted(names.values()),
+        "fan_in_fan_out": family.model_type == "gpt2",
+        "modules_to_save": None,
+    }
+    if kind == "LORA":
+        config |= _lora_config(names, layers)
+    elif kind == "IA3":
+        inputs = [names[path] for path, layer in layers.items() if isinstance(layer, ScaledInput)]
+        config["feedforward_modules"] = sorted(inputs)
+    else:
+        shared = next(iter(layers.values()))
+        tensors["base_model.vera_A"] = shared.vera_a[...].T
+        tensors["base_model.vera_B"] = shared.vera_b_shared[...].T
+        config |= {"r": shared.vera_a.shape[1], "projection_prng_key": 0, "save_projection": True}
+    return config, tensors
+
+
 def _adapters_of(network: nnx.Module) -> tuple[str, dict[str, Any]]:
     """peft's name of the kind of adapters, and path -> adapter."""
     layers = {
@@ -179,8 +209,8 @@ def _adapters_of(network: nnx.Module) -> tuple[str, dict[str, Any]]:
             return kind, layers
     has = type(next(iter(layers.values()))).__name__ if layers else "no adapters"
     raise ValueError(
-        f"This network has {has}; peft's format is for low-rank adapters, (IA)3 and VeRA. Export "
-        "it merged (without --adapter), or use the run itself."
+        f"This network has {has}; what is written in peft's format are low-rank adapters, (IA)3, "
+        "VeRA and prompts. Export it merged (without --adapter), or use the run itself."
     )
 
 
@@ -231,6 +261,16 @@ def _lora_config(names: Mapping[str, str], layers: Mapping[str, Any]) -> dict:
         "use_dora": any(isinstance(layer, DoraLinear) for layer in layers.values()),
         "bias": "none",
     }
+
+
+def _prompt(network: nnx.Module, tensors: dict[str, np.ndarray], folder: Path) -> Prompt:
+    _require_tensors(tensors, {"prompt_embeddings"}, f"{folder}/{WEIGHTS}")
+    virtual, table = tensors["prompt_embeddings"], token_table(network.backbone)
+    if virtual.ndim != 2 or virtual.shape[1] != table.features:
+        raise ValueError(
+            f"{folder}: prompt_embeddings is {virtual.shape}, expected [tokens, {table.features}]."
+        )
+    return Prompt(jnp.asarray(virtual), key=jax.random.key(0))
 
 
 def _low_rank(
@@ -307,9 +347,10 @@ def _of_pattern(patterns: dict | None, name: str, default: float) -> float:
 
 
 def _refuse_unsupported(fields: dict, folder: Path) -> None:
-    if fields.get("peft_type") not in KINDS:
+    known = (*KINDS, *PROMPTS)
+    if fields.get("peft_type") not in known:
         raise ValueError(
-            f"{folder}: an adapter of type {fields.get('peft_type')!r}; {', '.join(KINDS)} can be "
+            f"{folder}: an adapter of type {fields.get('peft_type')!r}; {', '.join(known)} can be "
             "loaded."
         )
     for name, neutral in UNSUPPORTED.items():

@@ -5,17 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import save_file
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 from ftjax.config import base_config  # noqa: E402
+from ftjax.models.generate import generate  # noqa: E402
 from ftjax.models.heads import LanguageModel  # noqa: E402
 from ftjax.models.rotary import rotate  # noqa: E402
 from ftjax.pretrained.adapter import load_adapter, save_adapter  # noqa: E402
 from ftjax.pretrained.load import load_model  # noqa: E402
-from ftjax.tuning import merge, tune  # noqa: E402
+from ftjax.tuning import merge, partition, tune  # noqa: E402
 
 # Of peft about transformers.
 pytestmark = pytest.mark.filterwarnings(
@@ -384,6 +386,58 @@ def test_prompts(tmp_path, family, method):
         expected = turned(path, moving[torch_name(path)].grad.numpy())
         scale = np.abs(expected).max()
         np.testing.assert_allclose(gradient, expected, atol=1e-4 * scale, err_msg=path)
+
+
+@pytest.mark.parametrize("method", ["prompt", "p_tuning"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_prompts_go_to_peft_and_come_back(tmp_path, family, method):
+    model, network = NETWORKS[family](tmp_path / "base")
+    tuned = with_values(network, method, lambda path: None, virtual_tokens=3)
+    expected = our_logits(*tuned)
+    rebuild, trainable, frozen = tuned
+    save_adapter(rebuild(trainable, frozen), tmp_path / "base", tmp_path / "adapter")
+    theirs = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        reference = theirs(torch.tensor(IDS)).logits[:, 3:].numpy()
+    np.testing.assert_allclose(reference, expected, atol=1e-5)
+    _, again = NETWORKS[family](tmp_path / "base")
+    load_adapter(again, tmp_path / "base", tmp_path / "adapter")
+    np.testing.assert_allclose(our_logits(*partition(again, lambda _: True)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [peft.PromptTuningConfig, peft.PromptEncoderConfig])
+def test_prompts_that_peft_wrote(tmp_path, kind):
+    model, network = llama(tmp_path / "base")
+    torch.manual_seed(1)
+    theirs = peft.get_peft_model(model, kind(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    theirs.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        reference = theirs(torch.tensor(IDS)).logits[:, 3:].numpy()
+    load_adapter(network, tmp_path / "base", tmp_path / "adapter")
+    found = our_logits(*partition(network, lambda _: True))
+    np.testing.assert_allclose(found, reference, atol=1e-5)
+    batch = generate(network.backbone, IDS.tolist(), max_new_tokens=4)
+    assert batch == [list(map(int, row)) for row in greedy(theirs, 4)]
+
+
+def greedy(theirs, count):
+    """peft's next tokens, without a cache."""
+    ids = torch.tensor(IDS)
+    with torch.no_grad():
+        for _ in range(count):
+            last = theirs(ids).logits[:, -1].argmax(-1)
+            ids = torch.cat([ids, last[:, None]], dim=1)
+    return ids[:, IDS.shape[1] :]
+
+
+def test_a_prompt_of_another_width_is_refused(tmp_path):
+    model, network = llama(tmp_path / "base")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    tensors = {"prompt_embeddings": np.zeros((3, 5), np.float32)}
+    save_file(tensors, tmp_path / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"\(3, 5\), expected \[tokens, 24\]"):
+        load_adapter(network, tmp_path / "base", tmp_path / "adapter")
 
 
 def test_prefixes_are_pefts_but_for_the_rotation_of_their_keys(tmp_path):

@@ -7,7 +7,6 @@ from cases import make_case
 
 from ftjax.config import base_config
 from ftjax.models.generate import generate
-from ftjax.models.prompt import use_prompt
 from ftjax.tuning import tune
 
 COUNT = 3
@@ -76,14 +75,11 @@ def test_generation_with_a_cache_is_greedy_decoding_without(family, method):
             tokens.append(int(logits(network, row)[0, -1].argmax()))
         expected.append(tokens[len(prompt) :])
     network, _ = tuned(family, method)
-    if method != "prefix":
-        use_prompt(network.backbone)
     assert generate(network.backbone, prompts, max_new_tokens=5) == expected
 
 
 def test_a_prompt_counts_as_positions():
     network, _ = tuned("gpt2", "prompt")
-    use_prompt(network.backbone)
     with pytest.raises(ValueError, match="61 positions"):
         generate(network.backbone, [[5] * 60], max_new_tokens=2)
 

@@ -29,6 +29,7 @@ PARTS = {
     "generation": language_model.compare_generation,
     "causal_lm": language_model.compare_steps,
     "lora": adapters.compare_lora,
+    "memory": adapters.compare_memory,
     "probe": adapters.compare_probe,
     "lanes": adapters.compare_lanes,
 }

@@ -44,14 +44,20 @@ class AdaptedLinear(NoisyLayer):
         """[in, out], dequantised where it is quantised."""
         if self.quantization is None:
             return self.kernel[...].astype(dtype)
-        array = qwix.QArray(
-            self.kernel_codes[...], self.kernel_scale[...], qtype=qtype(self.quantization)
-        )
-        return qwix.dequantize(array).astype(dtype)
+        return dequantized(self.kernel_codes[...], self.kernel_scale[...], self.quantization, dtype)
 
     def base(self, x: jax.Array) -> jax.Array:
         """What the layer computed before, [..., in] -> [..., out]."""
-        return self.with_bias(x.astype(self.dtype) @ self.base_kernel(self.dtype))
+        if self.quantization is None:
+            return self.with_bias(x.astype(self.dtype) @ self.base_kernel(self.dtype))
+        # Dequantised again in the backward pass: kept until then, all kernels would be there at
+        # once in full precision.
+        product = jax.checkpoint(
+            lambda x, codes, scale: x @ dequantized(codes, scale, self.quantization, x.dtype)
+        )
+        return self.with_bias(
+            product(x.astype(self.dtype), self.kernel_codes[...], self.kernel_scale[...])
+        )
 
     def with_bias(self, y: jax.Array) -> jax.Array:
         """Adds the bias, if there is one."""
@@ -145,6 +151,12 @@ def quantize(kernel: jax.Array, quantization: str) -> qwix.QArray:
         channelwise_axes=(1,),
         tiled_axes={0: tile},
     )
+
+
+def dequantized(codes: jax.Array, scale: jax.Array, quantization: str, dtype: Any) -> jax.Array:
+    """The kernel [in, out] of what `quantize` made."""
+    array = qwix.QArray(codes, scale, qtype=qtype(quantization))
+    return qwix.dequantize(array).astype(dtype)
 
 
 def qtype(quantization: str) -> Any:

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 from side_by_side import encoder, language_model
 from side_by_side.timing import OURS, in_turn, report
 
-from ftjax.config import override
+from ftjax.config import base_config, override
+from ftjax.models.layers import Compute
 from ftjax.training.lanes import make_lane_step, stack_lanes
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.run import build
@@ -38,7 +40,7 @@ def compare_lora(console: Console) -> dict:
     results["minilm"] = report(console, title, in_turn(sides, ROUNDS))
 
     rows, length = language_model.TRAIN_SHAPE
-    ids = np.random.default_rng(0).integers(100, 40_000, (rows, length + 1)).astype(np.int32)
+    ids = language_model.random_ids()
     split = functools.partial(tune, settings=config.tuning, seed=0)
     sides = {
         OURS: language_model.our_step(ids, split=split),
@@ -46,6 +48,31 @@ def compare_lora(console: Console) -> dict:
     }
     title = f"LoRA training step of SmolLM2, {rows}x{length}"
     results["smollm2"] = report(console, title, in_turn(sides, ROUNDS))
+    return results
+
+
+def compare_memory(console: Console) -> dict:
+    """Bytes that a step of SmolLM2 needs, as the compiled program counts them.
+
+    Each block is recomputed in the backward pass, inside a loop over blocks: the setting in which
+    the weights are what is left.
+    """
+    compute, results = Compute(scan_layers=True, remat="block"), {}
+    rows, length = language_model.TRAIN_SHAPE
+    table = Table(title=f"memory of a training step of SmolLM2, {rows}x{length}")
+    for column in ("", "arguments, MB", "temporary, MB"):
+        table.add_column(column, justify="right" if column else "left")
+    for method in ("full", "lora", "qlora"):
+        config = override(base_config(), {"tuning.method": method})
+        if method == "lora":
+            config.tuning.targets = r".*_proj"
+        split = functools.partial(tune, settings=config.tuning, seed=0)
+        step, *arguments = language_model.our_program(language_model.random_ids(), split, compute)
+        memory = step.lower(*arguments).compile().memory_analysis()
+        sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
+        results[method] = dict(zip(("arguments", "temporary"), sizes, strict=True))
+        table.add_row(method, *(f"{size / 1e6:.0f}" for size in sizes))
+    console.print(table)
     return results
 
 

@@ -11,6 +11,7 @@ from side_by_side.timing import OURS, in_turn, report
 from ftjax.config import base_config
 from ftjax.models.generate import generate
 from ftjax.models.heads import LanguageModel
+from ftjax.models.layers import Compute
 from ftjax.objectives import causal_lm
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.pretrained.load import load_model
@@ -102,7 +103,7 @@ def compare_steps(console: Console) -> dict:
         ValueError: the two sides do not train the same network.
     """
     rows, length = TRAIN_SHAPE
-    ids = np.random.default_rng(0).integers(100, 40_000, (rows, length + 1)).astype(np.int32)
+    ids = random_ids()
     sides = {OURS: our_step(ids), "torch": torch_step(ids)}
     losses = {name: [side() for _ in range(3)] for name, side in sides.items()}
     difference = np.abs(np.subtract(*losses.values())).max()
@@ -114,12 +115,18 @@ def compare_steps(console: Console) -> dict:
     return report(console, title, timings, rows * length, "tokens")
 
 
-def our_step(ids: np.ndarray, network=None, split=None):
-    """A function that takes one step and returns its loss."""
+def random_ids() -> np.ndarray:
+    """Rows of one token more than a step reads."""
+    rows, length = TRAIN_SHAPE
+    return np.random.default_rng(0).integers(100, 40_000, (rows, length + 1)).astype(np.int32)
+
+
+def our_program(ids: np.ndarray, split=None, compute: Compute = Compute()):  # noqa: B008 (frozen)
+    """A jitted step, and its arguments: state, frozen parameters, batch."""
     config = base_config().optimizer
     config.schedule, config.warmup_fraction = "constant", 0.0
     rebuild, trainable, frozen = (split or (lambda n: partition(n, lambda path: True)))(
-        network or LanguageModel(load_model(folder(), "causal_lm"))
+        LanguageModel(load_model(folder(), "causal_lm", compute))
     )
     schedule = make_schedule(config, 100)
     optimizer = make_optimizer(config, schedule, trainable)
@@ -134,6 +141,12 @@ def our_step(ids: np.ndarray, network=None, split=None):
         "weights": np.ones((rows, length), np.float32),
     }
     state = jax.tree.map(lambda x: x.copy(), new_state(0, trainable, optimizer))
+    return step, state, frozen, batch
+
+
+def our_step(ids: np.ndarray, split=None):
+    """A function that takes one step and returns its loss."""
+    step, state, frozen, batch = our_program(ids, split)
 
     def take():
         nonlocal state

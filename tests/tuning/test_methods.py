@@ -158,6 +158,22 @@ def test_all_layers_in_few_bits_and_an_adapter_on_each():
     assert not kernels & frozen.keys()
 
 
+def test_dequantised_kernels_are_not_kept_for_the_backward_pass():
+    network, batch, loss = make_case("llama")
+    rebuild, trainable, frozen = tune(network, settings_of("qlora"), 0)
+
+    def kept(trainable):
+        return jax.vjp(lambda t: loss(rebuild(t, frozen)(batch), batch)[0], trainable)[1]
+
+    leaves = jax.tree.leaves(jax.eval_shape(kept, trainable))
+    shapes = {leaf.shape for leaf in leaves if leaf.dtype == np.float32}
+    sizes = network.backbone.config
+    assert (sizes.hidden_size, sizes.intermediate_size) not in shapes
+    assert (sizes.intermediate_size, sizes.hidden_size) not in shapes
+    # The table of the tied or untied head is: nothing is dequantised there.
+    assert {(sizes.hidden_size, sizes.vocab_size), (sizes.vocab_size, sizes.hidden_size)} & shapes
+
+
 @pytest.mark.parametrize(
     "method",
     ["lora", "rslora", "lora_plus", "dora", "pissa", "vera", "ia3", "houlsby", "pfeiffer"],

@@ -35,8 +35,7 @@ METHODS: dict[str, Callable[[nnx.Module, Any, jax.Array], Callable[[str], bool]]
     "frozen_embeddings": masks.frozen_embeddings,
     "lora": lora.lora,
     "rslora": lora.rslora,
-    # LoRA whose B learns faster; see learning_rates.py.
-    "lora_plus": lora.lora,
+    "lora_plus": lora.lora_plus,
     "dora": lora.dora,
     "pissa": lora.pissa,
     "qlora": lora.qlora,

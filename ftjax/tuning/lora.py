@@ -171,6 +171,14 @@ def rslora(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str]
     return _add(network, settings, key, LoraLinear, embeddings=True, root=True)
 
 
+def lora_plus(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
+    """LoRA whose B learns faster than A (Hayou et al. 2024, https://arxiv.org/abs/2402.12354).
+
+    The learning rates are in learning_rates.py.
+    """
+    return lora(network, settings, key)
+
+
 def dora(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
     """Weights as magnitude and direction, the direction adapted by LoRA."""
     return _add(network, settings, key, DoraLinear)

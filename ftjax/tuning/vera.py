@@ -57,7 +57,7 @@ class VeraLinear(AdaptedLinear):
 
 
 def vera(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
-    """On queries and values, or where `settings.targets` says; `settings.rank` may be high.
+    """Two vectors per layer around random matrices that all share; `settings.rank` may be high.
 
     Raises:
         ValueError: no target.

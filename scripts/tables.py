@@ -78,7 +78,7 @@ def passed_tests(file: Path) -> list[tuple[str, str, dict[str, str]]]:
 def families_table(cases) -> str:
     """One row per test file."""
     lines = [
-        "| `model_type` | tests on random checkpoints: outputs, gradients, export | of generation | real weights |",
+        "| `model_type` | tests: outputs, gradients, export | generation | real weights |",
         "| --- | --- | --- | --- |",
     ]
 

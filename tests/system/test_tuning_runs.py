@@ -76,6 +76,8 @@ def test_everything_at_once_by_pmap(tmp_path, with_everything):
         "training.epochs": 1,
         "retention.enabled": False,
         "averaging.wise_ft_alphas": (),
+        "tuning.head_epochs": 0,
+        **{f"penalties.{name}": 0.0 for name in ("kl_to_base", "r_drop", "feature_distillation")},
     }
     result = run(override(with_everything, settings), tmp_path / "run", quiet())
     assert np.isfinite(result["metrics"]["test/loss"])

@@ -16,8 +16,6 @@ from ftjax.tuning.seen_rows import SeenRowsEmbed
 STEPS = 3
 TABLES = {
     "bert": "backbone.embeddings.word_embeddings",
-    "roberta": "backbone.embeddings.word_embeddings",
-    "deberta-v2": "backbone.embeddings.word_embeddings",
     "modernbert": "backbone.embeddings.tok_embeddings",
     "clip_text_model": "backbone.embeddings.token_embedding",
     "llama": "backbone.backbone.embed_tokens",

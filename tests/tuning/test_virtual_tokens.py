@@ -65,7 +65,7 @@ def test_generation_with_a_cache_is_greedy_decoding_without(family, method):
     expected = []
     for prompt in prompts:
         tokens = list(prompt)
-        for _ in range(5):
+        for _ in range(3):
             network, _ = tuned(family, method)
             row = {
                 "input_ids": np.asarray([tokens]),
@@ -75,7 +75,7 @@ def test_generation_with_a_cache_is_greedy_decoding_without(family, method):
             tokens.append(int(logits(network, row)[0, -1].argmax()))
         expected.append(tokens[len(prompt) :])
     network, _ = tuned(family, method)
-    assert generate(network.backbone, prompts, max_new_tokens=5) == expected
+    assert generate(network.backbone, prompts, max_new_tokens=3) == expected
 
 
 def test_a_prompt_counts_as_positions():
@@ -122,12 +122,12 @@ def test_encoder_decoders_write_with_a_cache_what_they_write_without(family, met
     sources, expected = [[5, 6, 7], [9, 10, 11, 12, 4]], []
     for source in sources:
         ids, target = jnp.asarray([source]), [2]
-        for _ in range(4):
+        for _ in range(2):
             # Without padding, and the whole target each time.
             logits = model(ids, decoder_input_ids=jnp.asarray([target])).logits
             target.append(int(logits[0, -1].argmax()))
         expected.append(target[1:])
-    assert generate(model, sources, max_new_tokens=4, decoder_prompt=[2]) == expected
+    assert generate(model, sources, max_new_tokens=2, decoder_prompt=[2]) == expected
 
 
 def test_a_prompt_is_tokens_in_front_of_the_source():

@@ -34,7 +34,8 @@ def config(tiny_config):
 @pytest.fixture
 def with_everything(config, tiny_texts):
     general = {"penalties.source": str(tiny_texts), "penalties.limit": 20}
-    return override(config, EVERYTHING | general)
+    # One shape, so one program.
+    return override(config, EVERYTHING | general | {"data.buckets": (16,)})
 
 
 EVERYTHING = {

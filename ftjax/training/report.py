@@ -98,11 +98,12 @@ def _between(result: dict, columns: list[str]) -> Table:
     table = Table(title="between the pretrained network (alpha 0) and the tuned one (1)")
     shown = [*(f"validation/{name}" for name in columns), *(f"test/{name}" for name in columns)]
     shown = [name for name in [*shown, "retention/change"] if name in result["metrics"]]
-    for name in ("alpha", *shown):
-        table.add_column(name.replace("_", " "), justify="right")
+    table.add_column("alpha")
     for entry in result["wise_ft"]:
-        cells = (f"{entry['metrics'][name]:.3f}" for name in shown)
-        table.add_row(f"{entry['alpha']:g}", *cells)
+        table.add_column(f"{entry['alpha']:g}", justify="right")
+    for name in shown:
+        cells = (f"{entry['metrics'][name]:.3f}" for entry in result["wise_ft"])
+        table.add_row(name.replace("_", " "), *cells)
     return table
 
 

@@ -1,21 +1,26 @@
-"""Writes README's tables of families and of tuning methods from the tests' results.
+"""Writes README's tables: families and methods from the tests' results, speed from a benchmark.
 
     python -m pytest tests/parity tests/tuning --junitxml=results/verified.xml
     python scripts/tables.py --junit=results/verified.xml --readme=README.md
+    python scripts/tables.py --benchmark=results/benchmark-cpu.json --readme=README.md
 
-A number in a table is a number of tests that passed; what failed or did not run is not in it.
+A number of tests is that of those that passed; what failed or did not run is not in it.
 """
 
 import collections
+import json
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags
+from side_by_side.timing import OURS
 
 from ftjax.tuning import METHODS
 
-JUNIT = flags.DEFINE_list("junit", None, "JUnit XML files of the tests.", required=True)
+JUNIT = flags.DEFINE_list("junit", [], "JUnit XML files of the tests.")
+BENCHMARK = flags.DEFINE_string("benchmark", None, "JSON file that scripts/benchmark.py wrote.")
 README = flags.DEFINE_string("readme", None, "File with the markers; without it, prints.")
 
 # The file of tests/parity that holds a row's families against transformers.
@@ -51,12 +56,32 @@ REAL = {
     "gemma": ("test_real_models", "Gemma", "Gemma 3 270M, 64 greedy tokens"),
     "vit": ("test_real_models", "dinov2", "DINOv2-S"),
 }
+# Comparisons of the benchmark, by their place in its file.
+SPEED = {
+    "step 32x128": "MiniLM training step, 32 x 128",
+    "step 32x64": "MiniLM training step, 32 x 64",
+    "epoch": "MiniLM, an epoch of licence clauses",
+    "causal_lm": "SmolLM2-135M training step, 4 x 128",
+    "generation prefill 1": "SmolLM2 reads 1 x 128 tokens",
+    "generation prefill 8": "SmolLM2 reads 8 x 128 tokens",
+    "generation decode 1": "SmolLM2 writes 1 x 63 tokens",
+    "generation decode 8": "SmolLM2 writes 8 x 63 tokens",
+    "lora minilm": "LoRA step, MiniLM 32 x 64",
+    "lora smollm2": "LoRA step, SmolLM2 4 x 128",
+    "probe": "linear probe, 5 epochs on kept features",
+    "lanes": "four LoRA runs in one step",
+}
 
 
 def main(_) -> None:
     """Reads, counts, writes."""
-    cases = [case for file in JUNIT.value for case in passed_tests(Path(file))]
-    tables = {"families": families_table(cases), "methods": methods_table(cases)}
+    tables = {}
+    if JUNIT.value:
+        cases = [case for file in JUNIT.value for case in passed_tests(Path(file))]
+        tables |= {"families": families_table(cases), "methods": methods_table(cases)}
+    if BENCHMARK.value:
+        results = json.loads(Path(BENCHMARK.value).read_text(encoding="utf-8"))
+        tables["speed"] = speed_table(results)
     for name, table in tables.items():
         if README.value is None:
             print(table)
@@ -122,6 +147,37 @@ def methods_table(cases) -> str:
         what = " ".join(function.__doc__.split("\n\n")[0].split()).rstrip(".")
         lines.append(f"| {method} | {what} | {len(works[method])} | {told} |")
     return "\n".join(lines)
+
+
+def speed_table(results: dict) -> str:
+    """One row per comparison and other side."""
+    found = dict(comparisons(results))
+    lines = [
+        "| what | ftjax, s | the other side, s | ratio of minima | of medians |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for key, what in SPEED.items():
+        sides = found.get(key, {})
+        for name in sorted(sides.keys() - {OURS}):
+            ours, theirs = sides[OURS], sides[name]
+            ratios = [theirs[kind] / ours[kind] for kind in ("minimum", "median")]
+            lines.append(
+                f"| {what} | {ours['minimum']:.3f} | {theirs['minimum']:.3f} ({name}) "
+                f"| {ratios[0]:.2f} | {ratios[1]:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def comparisons(results: dict, place: str = "") -> Iterator[tuple[str, dict]]:
+    """(place in the file, side -> its seconds) of all comparisons."""
+    for key, value in results.items():
+        if not isinstance(value, dict):
+            continue
+        inner = f"{place} {key}".strip()
+        if OURS in value and isinstance(value[OURS], dict):
+            yield inner, value
+        else:
+            yield from comparisons(value, inner)
 
 
 def replace_between_markers(file: Path, name: str, table: str) -> None:

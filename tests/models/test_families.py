@@ -182,10 +182,10 @@ REFUSED = [
     ("bart", {"encoder_layerdrop": 0.1}, r"encoder_layerdrop = 0.1 \(only 0.0 works here\)"),
     ("marian", {"static_position_embeddings": False}, "static_position_embeddings = False"),
     ("vit", {"num_attention_heads": 3}, "hidden_size = 16 is no multiple of num_attention_heads"),
-    ("vit", {"hidden_act": "mish"}, "hidden_act = 'mish'"),
+    ("vit", {"hidden_act": "cosh"}, "hidden_act = 'cosh'"),
     ("dinov2", {"layerscale_values": 1.0}, r"\(did you mean layerscale_value\?\)"),
     ("clip_text_model", {"eos_token_id": [1, 2]}, r"eos_token_id = \(1, 2\) must be one number"),
-    ("clip", {"text_config": {"hidden_act": "mish"}}, "hidden_act = 'mish'"),
+    ("clip", {"text_config": {"hidden_act": "cosh"}}, "hidden_act = 'cosh'"),
     ("siglip", {"vision_config": {"use_head": True}}, "use_head = True"),
 ]
 

@@ -135,8 +135,8 @@ SCHEMA: dict[str, Any] = {
         ),
         "pooling": Field(
             "mean",
-            "Tokens to text: mean of real tokens, first token, or the published pooler.",
-            choices=("mean", "first", "pooler"),
+            "Tokens to text: mean of real tokens, first or last token, or the published pooler.",
+            choices=("mean", "first", "last", "pooler"),
             only=CLASSIFICATION,
         ),
         "dropout": Field(

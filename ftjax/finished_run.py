@@ -61,7 +61,7 @@ def load_finished_run(run: str | Path) -> FinishedRun:
         name = "causal_lm"
         network = LanguageModel(load_backbone(config, base, name), config.model.logits_at_once)
     else:
-        name = classifier_network_name(config)
+        name = classifier_network_name(config, base)
         backbone = load_backbone(config, base, name)
         network = classifier(config, backbone, len(facts["classes"]), config.seed)
     tokens = folder.recall("training_tokens")

@@ -60,6 +60,20 @@ def write_tokenizer(folder, *, with_end: bool):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
+@pytest.fixture
+def tiny_checkpoint(tmp_path):
+    """(model_type, fields, network) -> the folder of a random checkpoint with a tokenizer."""
+
+    def make(model_type, fields, network):
+        folder = tmp_path / model_type
+        folder.mkdir()
+        write_checkpoint(folder, FAMILIES[model_type], fields, network)
+        write_tokenizer(folder, with_end=network == "causal_lm")
+        return folder
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory):
     """The folder of a tiny random BERT checkpoint with a word-level tokenizer."""

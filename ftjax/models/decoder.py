@@ -17,6 +17,7 @@ from ftjax.models.attention import attention, make_attention_mask
 from ftjax.models.cache import LayerCache, append, apply_cached_blocks, empty_cache
 from ftjax.models.dropout import dropout, split_key
 from ftjax.models.family import Family, with_num_labels
+from ftjax.models.heads import last_token
 from ftjax.models.layers import (
     ACTIVATIONS,
     Compute,
@@ -555,9 +556,7 @@ class SequenceClassifier(nnx.Module):
             real = input_ids != self.config.pad_token_id
         if real is None:
             real = jnp.ones(hidden.shape[:2], bool)
-        last = jnp.max(jnp.where(real, jnp.arange(hidden.shape[1]), 0), axis=1)
-        hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-        return output._replace(logits=self.score(hidden))
+        return output._replace(logits=self.score(last_token(hidden, real)))
 
 
 def decoder_networks(backbone: Callable[..., nnx.Module]) -> dict[str, Callable]:

@@ -19,6 +19,8 @@ class TextClassifier(nnx.Module):
     Attributes:
         backbone: a text encoder, called as `backbone(input_ids, attention_mask, ...) -> Output`.
         classifier: the new layer, kernel [hidden, classes].
+        pooling: "mean" of the real tokens, the "first" or "last" of them, or the published
+            "pooler".
         deterministic_backbone: whether dropout stays off in the backbone during training, as it
             should where the backbone is frozen and only serves features.
     """
@@ -64,6 +66,8 @@ class TextClassifier(nnx.Module):
         hidden = output.last_hidden_state[:, virtual:]
         if self.pooling == "first":
             return hidden[:, 0]
+        if self.pooling == "last":
+            return last_token(hidden, batch["attention_mask"])
         return mean_of_tokens(hidden, batch["attention_mask"])
 
     def _with_prompt(self, inputs: dict, prompt: jax.Array) -> dict:
@@ -209,3 +213,14 @@ def mean_of_tokens(hidden: jax.Array, attention_mask: jax.Array) -> jax.Array:
     weights = attention_mask.astype(jnp.float32)[..., None]
     total = jnp.sum(hidden.astype(jnp.float32) * weights, axis=1)
     return (total / jnp.maximum(jnp.sum(weights, axis=1), 1.0)).astype(hidden.dtype)
+
+
+def last_token(hidden: jax.Array, real: jax.Array) -> jax.Array:
+    """[batch, hidden] of each row's rightmost real token; of its first, if it has none.
+
+    Args:
+        hidden: [batch, length, hidden].
+        real: [batch, length], nonzero where a token is real.
+    """
+    last = jnp.max(jnp.where(real != 0, jnp.arange(hidden.shape[1]), 0), axis=1)
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]

@@ -38,7 +38,7 @@ class Checkpoint:
             ValueError: only pickled weights, or a damaged file.
         """
         self.folder = Path(folder)
-        self.fields = _read_config(self.folder)
+        self.fields = read_config(self.folder)
         self.files: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         for path in _weight_files(self.folder):
@@ -272,8 +272,14 @@ def dotted(path: tuple) -> str:
     return ".".join(str(part) for part in path)
 
 
-def _read_config(folder: Path) -> dict:
-    path = folder / "config.json"
+def read_config(folder: str | Path) -> dict:
+    """The content of a checkpoint's config.json.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not JSON.
+    """
+    path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} holds no config.json; a checkpoint folder has config.json and *.safetensors."

@@ -14,8 +14,10 @@ from ftjax.data.sources import load_records
 from ftjax.data.text import TokenizedText, encode_labels, load_tokenizer, tokenize
 from ftjax.evaluation import baselines
 from ftjax.evaluation.metrics import classification_metrics, label_metrics
-from ftjax.models.heads import TextClassifier
+from ftjax.models import family_of
+from ftjax.models.heads import TextClassifier, token_table
 from ftjax.objectives import classification
+from ftjax.pretrained.load import read_config
 from ftjax.randomness import run_key
 from ftjax.tasks.retention import EncoderRetention
 
@@ -47,6 +49,7 @@ class TextClassification:
 
     def __init__(self, config: ConfigDict, folder: Path):
         self.config = config
+        self.network_name = classifier_network_name(config, folder)
         self.tokenizer = load_tokenizer(folder)
         self.classes: list[str] | None = None
         self.splits = {
@@ -73,11 +76,6 @@ class TextClassification:
             label_smoothing=config.objective.label_smoothing,
             class_weights=weights,
         )
-
-    @property
-    def network_name(self) -> str:
-        """The published network to start from."""
-        return classifier_network_name(self.config)
 
     def training_tokens(self) -> np.ndarray:
         """Those of the training texts."""
@@ -177,15 +175,43 @@ class TextClassification:
             yield note
 
 
-def classifier_network_name(config: ConfigDict) -> str:
-    """The published network that a config's pooling needs."""
-    return "pooled" if config.model.pooling == "pooler" else "backbone"
+def classifier_network_name(config: ConfigDict, folder: Path) -> str:
+    """The published network that a config's pooling needs; of T5, the encoder.
+
+    Raises:
+        FileNotFoundError: the folder holds no config.json.
+        ValueError: its family is not known, or has no such network.
+    """
+    family = family_of(read_config(folder).get("model_type"))
+    if config.model.pooling == "pooler":
+        name, remedy = "pooled", "set config.model.pooling to 'mean', 'first' or 'last'"
+    elif "seq2seq_lm" in family.networks:
+        name, remedy = "encoder", "choose a text encoder, a decoder or T5"
+    else:
+        name, remedy = "backbone", ""
+    if name not in family.networks:
+        raise ValueError(
+            f"{config.model.reference}: the family {family.model_type} has no network {name!r} to "
+            f"sort texts with; {remedy}."
+        )
+    return name
 
 
 def classifier(
     config: ConfigDict, backbone: nnx.Module, num_classes: int, seed: int
 ) -> TextClassifier:
-    """The network of this task, its head new."""
+    """The network of this task, its head new.
+
+    Raises:
+        ValueError: a network without tokens, or whose first token sees no other.
+    """
+    # Only to see that it has one.
+    token_table(backbone)
+    if config.model.pooling == "first" and hasattr(backbone, "init_cache"):
+        raise ValueError(
+            "config.model.pooling = 'first': the first token of a decoder sees no other one; set "
+            "it to 'last' or 'mean'."
+        )
     return TextClassifier(
         backbone,
         num_classes,

@@ -58,7 +58,7 @@ def _add(network, settings, key, hidden_size: int | None) -> Callable[[str], boo
     if getattr(network, "pooling", None) == "pooler":
         raise ValueError(
             f"config.tuning.method = {settings.method!r}: the published pooler reads the first "
-            "token, which would be a virtual one. Set model.pooling to 'mean' or 'first'."
+            "token, which would be a virtual one. Set model.pooling to 'mean', 'first' or 'last'."
         )
     words_key, encoder_key = jax.random.split(key)
     size, shape = network.backbone.config.vocab_size, (1, settings.virtual_tokens)

@@ -84,7 +84,7 @@ def test_a_prompt_counts_as_positions():
         generate(network.backbone, [[5] * 60], max_new_tokens=2)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "first"])
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
 def test_an_encoders_features_are_those_of_its_real_tokens(pooling):
     network, batch = tuned("bert", "prompt")
     network.pooling = pooling
@@ -101,7 +101,7 @@ def test_an_encoders_features_are_those_of_its_real_tokens(pooling):
     words = backbone.embeddings.word_embeddings(ids)
     rows = jnp.broadcast_to(prompt, (len(words), *prompt.shape))
     hidden = backbone(inputs_embeds=jnp.concatenate([rows, words], 1)).last_hidden_state[:, COUNT:]
-    expected = hidden[:, 0] if pooling == "first" else hidden.mean(1)
+    expected = {"first": hidden[:, 0], "last": hidden[:, -1], "mean": hidden.mean(1)}[pooling]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -71,7 +71,7 @@ class TextClassifier(nnx.Module):
         return mean_of_tokens(hidden, batch["attention_mask"])
 
     def _with_prompt(self, inputs: dict, prompt: jax.Array) -> dict:
-        words = token_table(self.backbone)(inputs.pop("input_ids"))
+        words = token_embeddings(self.backbone, inputs.pop("input_ids"))
         rows = jnp.broadcast_to(prompt.astype(words.dtype), (len(words), *prompt.shape))
         room = ((0, 0), (prompt.shape[0], 0))
         inputs["attention_mask"] = jnp.pad(inputs["attention_mask"], room, constant_values=1)
@@ -201,6 +201,20 @@ def token_table(backbone: nnx.Module) -> nnx.Module:
         if rows is not None and getattr(module, "num_embeddings", None) == rows:
             return module
     raise ValueError("This network has no table of token embeddings.")
+
+
+def token_embeddings(backbone: nnx.Module, input_ids: jax.Array) -> jax.Array:
+    """What a network makes of tokens itself, and takes as `inputs_embeds` in their place.
+
+    Args:
+        backbone: of a text classifier or a causal language model.
+        input_ids: int [batch, length].
+
+    Returns:
+        [batch, length, width].
+    """
+    rows = token_table(backbone)(input_ids)
+    return rows * jnp.asarray(getattr(backbone.config, "embedding_scale", 1.0), rows.dtype)
 
 
 def mean_of_tokens(hidden: jax.Array, attention_mask: jax.Array) -> jax.Array:

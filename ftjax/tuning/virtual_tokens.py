@@ -9,7 +9,7 @@ from flax import nnx
 
 from ftjax.models.attention import Prefix
 from ftjax.models.encoder_decoder import EncoderDecoderLM
-from ftjax.models.heads import LanguageModel, TextClassifier, token_table
+from ftjax.models.heads import LanguageModel, TextClassifier, token_embeddings
 from ftjax.models.prompt import Prompt, attention_modules
 from ftjax.tuning.masks import is_new
 
@@ -65,11 +65,8 @@ def _add(network, settings, key, hidden_size: int | None) -> Callable[[str], boo
     words = jax.random.randint(words_key, shape, 0, size)
     if is_encoder_decoder:
         virtual = network.backbone.backbone.embed_source(words)
-    elif isinstance(network, LanguageModel):
-        virtual = network.backbone.backbone.token_embedding(words)
-        virtual = virtual * getattr(network.backbone.config, "embedding_scale", 1.0)
     else:
-        virtual = token_table(network.backbone)(words)
+        virtual = token_embeddings(network.backbone, words)
     virtual = virtual[0].astype(jnp.float32)
     network.backbone.prompt = Prompt(virtual, hidden_size, key=encoder_key)
     return lambda path: is_new(path) or path.startswith("backbone.prompt.")

@@ -4,9 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import make_case
+from flax import nnx
 
 from ftjax.config import base_config
 from ftjax.models.generate import generate
+from ftjax.models.heads import TextClassifier, token_table
 from ftjax.tuning import tune
 
 COUNT = 3
@@ -103,6 +105,30 @@ def test_an_encoders_features_are_those_of_its_real_tokens(pooling):
     hidden = backbone(inputs_embeds=jnp.concatenate([rows, words], 1)).last_hidden_state[:, COUNT:]
     expected = {"first": hidden[:, 0], "last": hidden[:, -1], "mean": hidden.mean(1)}[pooling]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "pooling"), [("bert", "mean"), ("gemma", "last")])
+def test_a_classifiers_prompt_begins_as_words(family, pooling):
+    """So that at the start it is the network on rows with those words in front."""
+    case, batch, _ = make_case(family)
+    backbone = case.backbone if family == "bert" else case.backbone.backbone
+    network = TextClassifier(backbone, 3, pooling=pooling, dropout_rate=0.0, rngs=nnx.Rngs(0))
+    settings = base_config().tuning
+    settings.method, settings.virtual_tokens = "prompt", COUNT
+    ids = batch["input_ids"]
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    rebuild, trainable, frozen = tune(network, settings, 0)
+    table = np.asarray(token_table(backbone).embedding[...])
+    scale = getattr(backbone.config, "embedding_scale", 1.0)
+    distance = np.abs(trainable["backbone.prompt.virtual"][:, None] / scale - table).max(-1)
+    assert distance.min(1).max() < 1e-6
+    words = np.broadcast_to(distance.argmin(1), (len(ids), COUNT))
+    prompted = rebuild(trainable, frozen).features(batch)
+    plain, _, _ = make_case(family)
+    plain = plain.backbone if family == "bert" else plain.backbone.backbone
+    hidden = plain(np.concatenate([words, ids], axis=1)).last_hidden_state[:, COUNT:]
+    expected = hidden.mean(1) if pooling == "mean" else hidden[:, -1]
+    np.testing.assert_allclose(prompted, expected, atol=1e-5)
 
 
 def test_the_published_pooler_would_read_a_virtual_token():

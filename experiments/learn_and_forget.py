@@ -7,23 +7,24 @@
 General text, for ewc and replay, is chat; what is measured as retention is a probe on reviews of
 drugs. WiSE-FT is in the result of `full`, which also scores the networks between start and end.
 
-What it printed (seed 0; AMD EPYC, 2 cores, jax 0.10.2, 2026-11-23; the machine did other work too,
-so seconds are upper bounds; operations are XLA's count for an average step):
+What it printed (seed 0; AMD EPYC, 2 cores and nothing else on them, jax 0.10.2, 2026-11-23; scores
+were the same in a second run; operations are XLA's count for an average step):
 
                  validation      test     test    10^9    step   GiB  retention change
                        F1     accuracy    F1    op/step seconds       [95 % interval]
-    full             0.529      0.791    0.555     92     103   3.8  +0.005 [-0.021, +0.034]
-    lora             0.496      0.730    0.488     61      48   2.4  -0.013 [-0.042, +0.016]
-    l2_sp            0.506      0.817    0.562     92     136   3.4  +0.008 [-0.016, +0.029]
-    ewc              0.502      0.723    0.473     92     173   3.5  +0.000 [-0.024, +0.024]
-    kl_to_base       0.512      0.806    0.552    122     164   3.5  -0.008 [-0.034, +0.021]
-    replay           0.528      0.814    0.574    122     189   4.2  -0.016 [-0.037, +0.005]
-    wise_ft 0.75     0.523      0.806    0.555     92     103   3.8  +0.003 [-0.021, +0.024]
-    wise_ft 0.50     0.496      0.720    0.486     92     103   3.8  +0.005 [-0.013, +0.024]
-    wise_ft 0.25     0.400      0.599    0.353     92     103   3.8  +0.008 [-0.008, +0.026]
+    full             0.529      0.791    0.555     91      71   3.5  +0.005 [-0.021, +0.034]
+    lora             0.496      0.730    0.488     61      46   2.4  -0.013 [-0.042, +0.016]
+    l2_sp            0.506      0.817    0.562     91      68   3.5  +0.008 [-0.016, +0.029]
+    ewc              0.514      0.725    0.455     91      76   3.7  -0.013 [-0.037, +0.011]
+    kl_to_base       0.512      0.806    0.552    122      81   3.6  -0.008 [-0.034, +0.021]
+    replay           0.528      0.814    0.574    122      95   4.4  -0.016 [-0.037, +0.005]
+    wise_ft 0.75     0.523      0.806    0.555     91      71   3.5  +0.003 [-0.021, +0.024]
+    wise_ft 0.50     0.496      0.720    0.486     91      71   3.5  +0.005 [-0.013, +0.024]
+    wise_ft 0.25     0.400      0.599    0.353     91      71   3.5  +0.008 [-0.008, +0.026]
 
 A negative result: 142 small updates make MiniLM's features forget nothing that this probe could see
-(every interval holds 0), so there is nothing to hold. What holds the network costs no score either.
+(every interval holds 0), so there is nothing to hold. What holds the network costs no score either,
+but for ewc at this strength.
 """
 
 from ftjax.config import base_config

@@ -52,7 +52,7 @@ def test_bfloat16_stays_bfloat16(model_type, network):
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ("roberta", {"num_attention_heads": 3}, "no multiple of num_attention_heads"),
         ("electra", {"is_decoder": True}, "is_decoder"),
-        ("distilbert", {"activation": "gelu_10"}, "hidden_act"),
+        ("distilbert", {"activation": "cosh"}, "hidden_act"),
         ("modernbert", {"layer_types": ["full_attention"]}, "layer_types has 1 entries"),
         ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling"),
         ("modernbert", {"rope_parameters": {"rope_theta": 9.0}}, "key of rope_parameters"),

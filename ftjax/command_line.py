@@ -11,7 +11,7 @@ import jax
 from absl import flags, logging
 
 from ftjax.config import field_names, unknown_field
-from ftjax.pretrained.locate import cache_folder
+from ftjax.locate import cache_folder
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ from side_by_side import adapters, encoder, language_model
 
 from ftjax.command_line import errors_as_sentences, parse_flags
 from ftjax.files import write_json_atomically
-from ftjax.provenance.manifest import code_version, package_versions, processor
+from ftjax.runs.manifest import code_version, package_versions, processor
 
 PARTS = {
     "step": encoder.compare_steps,

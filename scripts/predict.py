@@ -11,7 +11,7 @@ from absl import app, flags
 
 from ftjax.command_line import errors_as_sentences, parse_flags, use_compilation_cache
 from ftjax.data.sources import load_records
-from ftjax.predict import TextClassificationPredictor
+from ftjax.use.predict import TextClassificationPredictor
 
 RUN = flags.DEFINE_string("run", None, "Folder of a finished run.", required=True)
 TEXT = flags.DEFINE_multi_string("text", [], "A text; may be given more than once.")

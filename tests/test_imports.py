@@ -14,32 +14,29 @@ PACKAGE = Path(ftjax.__file__).parent
 ALLOWED = {
     "files": set(),
     "randomness": set(),
+    "locate": set(),
     "config": set(),
     "models": {"randomness"},
-    "objectives": {"models"},
-    "tuning": {"models", "objectives", "randomness"},
-    "pretrained": {"files", "models", "tuning"},
-    "data": {"files", "pretrained"},
-    "provenance": {"files"},
+    "losses": {"models"},
+    "tuning": {"models", "penalties", "randomness"},
+    "penalties": {"losses", "models"},
+    "pretrained": {"files", "locate", "models", "tuning"},
+    "data": {"files", "locate"},
     "evaluation": {"files"},
+    "runs": {"config", "files"},
     "tasks": {
-        *("config", "data", "evaluation", "files", "models", "objectives", "pretrained"),
+        *("config", "data", "evaluation", "files", "locate", "losses", "models", "pretrained"),
         "randomness",
     },
     "training": {
-        *("config", "data", "evaluation", "files", "models", "objectives", "pretrained"),
-        *("provenance", "randomness", "tasks", "tuning"),
+        *("config", "data", "evaluation", "files", "locate", "losses", "models", "penalties"),
+        *("pretrained", "randomness", "runs", "tasks", "tuning"),
     },
-    "finished_run": {
-        *("config", "files", "models", "pretrained", "tasks", "training", "tuning"),
+    "use": {
+        *("config", "data", "evaluation", "files", "locate", "models", "pretrained", "runs"),
+        *("tasks", "training", "tuning"),
     },
-    "command_line": {"config", "pretrained"},
-    "predict": {
-        *("data", "evaluation", "finished_run", "training"),
-    },
-    "chat": {
-        *("data", "files", "finished_run", "models", "pretrained", "tuning"),
-    },
+    "command_line": {"config", "locate"},
 }
 
 

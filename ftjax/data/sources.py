@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from ftjax.pretrained.locate import cache_folder
+from ftjax.locate import cache_folder
 
 FILE_KINDS = (".jsonl", ".csv", ".parquet", ".txt")
 

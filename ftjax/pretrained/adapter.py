@@ -19,12 +19,12 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from ftjax.files import read_json, write_json_atomically
+from ftjax.locate import sha256_of_folder
 from ftjax.models import family_of
 from ftjax.models.family import Family
 from ftjax.models.heads import token_table
 from ftjax.models.layers import Constant
 from ftjax.models.prompt import Prompt
-from ftjax.pretrained.locate import sha256_of_folder
 from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear, QuantizedLinear
 from ftjax.tuning.ia3 import ScaledInput, ScaledOutput
 from ftjax.tuning.lora import (

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from ftjax.locate import cache_folder, locate, sha256_of_file
 from ftjax.pretrained.gguf import import_gguf
-from ftjax.pretrained.locate import cache_folder, locate, sha256_of_file
 from ftjax.pretrained.onnx import import_onnx
 
 IMPORTERS = {".gguf": import_gguf, ".onnx": import_onnx}

@@ -55,7 +55,7 @@ class Task(Protocol):
     def loss(
         self, outputs: Any, batch: Mapping[str, jax.Array]
     ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Loss sum, weight sum and metric sums (see `ftjax.objectives`)."""
+        """Loss sum, weight sum and metric sums (see `ftjax.losses`)."""
 
     def outputs(self, network: nnx.Module, batch: Mapping[str, jax.Array]) -> jax.Array:
         """What evaluation needs of each row, [batch, ...]."""

@@ -12,8 +12,8 @@ from ftjax.data.batching import BatchPlan, plan_batches
 from ftjax.data.packing import PackedText, next_token_batch, pack
 from ftjax.data.sources import load_records
 from ftjax.data.text import load_tokenizer, tokenize
+from ftjax.losses import tokens
 from ftjax.models.heads import LanguageModel
-from ftjax.objectives import causal_lm
 
 SPLITS = ("train", "validation", "test")
 
@@ -37,7 +37,7 @@ class CausalLanguageModeling:
         self.datasets: dict[str, str] = {}
         self.notes: list[str] = []
         for name in SPLITS:
-            self.splits[name], self.datasets[name], tokens = load_packed(
+            self.splits[name], self.datasets[name], count = load_packed(
                 data.source,
                 data[f"{name}_split"],
                 data.text_field,
@@ -46,7 +46,7 @@ class CausalLanguageModeling:
                 limit=data.train_limit if name == "train" else None,
             )
             rows = len(self.splits[name].input_ids)
-            self.notes.append(f"{name}: {tokens:,} tokens in {rows:,} rows of {self.length}")
+            self.notes.append(f"{name}: {count:,} tokens in {rows:,} rows of {self.length}")
         self.retention = None
         if config.retention.enabled:
             self.retention = TextRetention(config, self.tokenizer)
@@ -76,11 +76,11 @@ class CausalLanguageModeling:
         """A planned batch."""
         return next_token_batch(self.splits[split], plan.indices, batch_size=batch_size)
 
-    loss = staticmethod(causal_lm.loss)
+    loss = staticmethod(tokens.loss)
 
     def outputs(self, network: nnx.Module, batch: dict[str, jax.Array]) -> jax.Array:
         """Sum of losses and number of tokens of each row, [batch, 2]."""
-        return causal_lm.row_sums(network(batch), batch)
+        return tokens.row_sums(network(batch), batch)
 
     def metrics(self, split: str, outputs: np.ndarray) -> dict[str, float]:
         """Mean loss per token in nats, and perplexity."""
@@ -115,7 +115,7 @@ class TextRetention:
 
     def outputs(self, network: nnx.Module, batch: dict[str, jax.Array]) -> jax.Array:
         """Sum of losses and number of tokens of each row, [batch, 2]."""
-        return causal_lm.row_sums(network(batch), batch)
+        return tokens.row_sums(network(batch), batch)
 
     def score(self, outputs: dict[str, np.ndarray]) -> np.ndarray:
         """What is kept of the network before tuning: the same sums."""
@@ -150,8 +150,8 @@ def load_packed(
     if end is None:
         raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no end token.")
     texts = [{"text": record["text"] + end} for record in records]
-    tokens = tokenize(texts, tokenizer, max_length=None)
-    return pack(tokens, length), records.fingerprint, len(tokens.input_ids)
+    tokenized = tokenize(texts, tokenizer, max_length=None)
+    return pack(tokenized, length), records.fingerprint, len(tokenized.input_ids)
 
 
 def _plan(packed: PackedText, batch_size: int, seed: int, epoch: int | None) -> list[BatchPlan]:

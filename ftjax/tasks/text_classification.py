@@ -14,9 +14,9 @@ from ftjax.data.sources import load_records
 from ftjax.data.text import TokenizedText, encode_labels, load_tokenizer, tokenize
 from ftjax.evaluation import baselines
 from ftjax.evaluation.metrics import classification_metrics, label_metrics
+from ftjax.losses import classes
 from ftjax.models import family_of
 from ftjax.models.heads import TextClassifier, token_table
-from ftjax.objectives import classification
 from ftjax.pretrained.load import read_config
 from ftjax.randomness import run_key
 from ftjax.tasks.retention import EncoderRetention
@@ -68,11 +68,11 @@ class TextClassification:
             )
             self.datasets |= self.retention.datasets
         self.notes = list(self._notes())
-        weights = classification.balancing_weights(
+        weights = classes.balancing_weights(
             self.splits["train"].labels, len(self.classes), config.objective.class_weights
         )
         self.loss = functools.partial(
-            classification.loss,
+            classes.loss,
             label_smoothing=config.objective.label_smoothing,
             class_weights=weights,
         )

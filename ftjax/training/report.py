@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ftjax.runs.folder import RunFolder
 from ftjax.training.loop import Clock
-from ftjax.training.run_folder import RunFolder
 
 BASELINES = {
     "pretrained": "pretrained network",

@@ -15,12 +15,15 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from ftjax.config import base_config, flatten, override, validate
+from ftjax.locate import sha256_of_folder
 from ftjax.models.layers import Compute
+from ftjax.penalties.fisher import add_squared_gradients, normalised
+from ftjax.penalties.penalties import FISHER, START, make_penalties
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.pretrained.load import load_model, random_model
-from ftjax.pretrained.locate import sha256_of_folder
-from ftjax.provenance.manifest import finish_manifest, start_manifest
 from ftjax.randomness import run_key
+from ftjax.runs.folder import RunFolder
+from ftjax.runs.manifest import finish_manifest, start_manifest
 from ftjax.tasks import Task, make_task
 from ftjax.tasks.general_text import GeneralText, Replay
 from ftjax.training.checkpoint import Checkpoints, host_copy
@@ -31,15 +34,12 @@ from ftjax.training.memory import peak_memory_bytes
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.parallel import MeshParallel, PmapParallel, make_parallel
 from ftjax.training.report import RunReport
-from ftjax.training.run_folder import RunFolder
 from ftjax.training.score import Scorer
 from ftjax.training.step import TrainState, make_train_step, new_state
 from ftjax.tuning import Parameters, Rebuild, tune
 from ftjax.tuning.averaging import interpolate, make_averaging
-from ftjax.tuning.fisher import add_squared_gradients, normalised
 from ftjax.tuning.learning_rates import learning_rate_factors
 from ftjax.tuning.masks import is_new
-from ftjax.tuning.penalties import FISHER, START, make_penalties
 from ftjax.tuning.reinit import reinitialise_top
 from ftjax.tuning.stages import make_stages, stage_of
 

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ftjax.penalties.penalties import NO_PENALTIES, Forward, Penalties
 from ftjax.randomness import run_key
 from ftjax.tuning import Parameters, Rebuild
 from ftjax.tuning.averaging import Averaging, no_averaging
 from ftjax.tuning.noise import give_keys
-from ftjax.tuning.penalties import NO_PENALTIES, Forward, Penalties
 
 Batch = Mapping[str, jax.Array]
 Loss = Callable[[Any, Batch], tuple[jax.Array, jax.Array, dict[str, jax.Array]]]
@@ -74,7 +74,7 @@ def make_train_step(
 
     Args:
         rebuild: (trainable, frozen) -> network, called as `network(batch, key=key)`.
-        loss: (outputs, batch) -> (loss sum, weight sum, metric sums), see `ftjax.objectives`.
+        loss: (outputs, batch) -> (loss sum, weight sum, metric sums), see `ftjax.losses`.
         optimizer: its state is in the TrainState.
         schedule: step -> learning rate, for the metrics.
         penalties: what is added to the loss, and to the gradients.

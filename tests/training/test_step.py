@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 from ftjax.config import base_config
+from ftjax.losses import classes
 from ftjax.models.bert import BertConfig, BertModel
 from ftjax.models.heads import TextClassifier
-from ftjax.objectives import classification
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.parallel import MeshParallel, PmapParallel, make_parallel
 from ftjax.training.step import make_train_step, new_state
@@ -64,7 +64,7 @@ def train(parallel, *, steps=10, accumulation_steps=1, weights=None, **kind):
     optimizer = make_optimizer(config, schedule, trainable)
     step = make_train_step(
         rebuild,
-        classification.loss,
+        classes.loss,
         optimizer,
         schedule,
         accumulation_steps=accumulation_steps,
@@ -146,7 +146,7 @@ def test_rows_of_weight_zero_change_nothing():
     }
 
     def loss(batch):
-        total, weight, _ = classification.loss(rebuild(trainable, frozen)(batch), batch)
+        total, weight, _ = classes.loss(rebuild(trainable, frozen)(batch), batch)
         return total / weight
 
     assert float(loss(batch)) == pytest.approx(float(loss(garbage)), abs=1e-6)

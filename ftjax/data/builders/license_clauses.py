@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 import yaml
 
 from ftjax.data.near_duplicates import near_duplicates
-from ftjax.pretrained.locate import fetch_wheel
+from ftjax.locate import fetch_wheel
 
 PACKAGE = ("scancode-toolkit-mini", "32.5.0")
 SHARES = {"train": 0.74, "validation": 0.13, "test": 0.13}

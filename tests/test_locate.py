@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from ftjax.pretrained import locate as module
-from ftjax.pretrained.locate import (
+from ftjax import locate as module
+from ftjax.locate import (
     cache_folder,
     fetch_wheel,
     locate,
@@ -175,7 +175,7 @@ def test_processes_that_want_the_same_wheel_fetch_it_once(shelf, tmp_path):
     make_wheel(shelf, "toy", "1.0", MODEL)
     script = (
         "import time\n"
-        "from ftjax.pretrained import locate as module\n"
+        "from ftjax import locate as module\n"
         "pip = module._pip\n"
         "module._pip = lambda command: (time.sleep(0.5), pip(command))[1]\n"
         "print(module.sha256_of_folder(module.locate('pypi://toy==1.0/toy/model')))\n"
@@ -183,7 +183,7 @@ def test_processes_that_want_the_same_wheel_fetch_it_once(shelf, tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", script],
-            cwd=Path(module.__file__).parents[2],
+            cwd=Path(module.__file__).parents[1],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -358,7 +358,7 @@ def test_a_killed_unpack_leaves_nothing_half_done(quick_shelf, cache, tmp_path):
     fetch_wheel("toy", "1.0")
     script = (
         "import os, signal\n"
-        "from ftjax.pretrained import locate as module\n"
+        "from ftjax import locate as module\n"
         "def copy(source, sink, length):\n"
         "    sink.write(source.read(5))\n"
         "    sink.flush()\n"
@@ -367,7 +367,7 @@ def test_a_killed_unpack_leaves_nothing_half_done(quick_shelf, cache, tmp_path):
         "module.locate('pypi://toy==1.0/toy/model')\n"
     )
     killed = subprocess.run(
-        [sys.executable, "-c", script], cwd=Path(module.__file__).parents[2], check=False
+        [sys.executable, "-c", script], cwd=Path(module.__file__).parents[1], check=False
     )
     assert killed.returncode == -signal.SIGKILL
     assert len(leftovers(cache)) == 1

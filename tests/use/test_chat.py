@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ftjax.chat import Conversation, TextStream, load_writer, load_writer_of_run
 from ftjax.config import base_config, override
 from ftjax.models.generate import generate
 from ftjax.models.sampling import Sampling
 from ftjax.training.run import run
+from ftjax.use.chat import Conversation, TextStream, load_writer, load_writer_of_run
 
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] == 'user' and 'word1' or 'word2' }} "
@@ -148,7 +148,7 @@ def test_what_only_looked_like_a_stop_string_is_shown():
 
 
 def test_script_answers_once(tiny_llama):
-    script = Path(__file__).parents[1] / "scripts" / "chat.py"
+    script = Path(__file__).parents[2] / "scripts" / "chat.py"
     command = [sys.executable, script, f"--model={tiny_llama}", "--max_new_tokens=4"]
     done = subprocess.run(
         [*command, "--prompt=word3"], capture_output=True, text=True, check=False, timeout=300

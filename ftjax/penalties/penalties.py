@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ftjax.losses.divergence import divergence
 from ftjax.models.dropout import dropout, split_key
-from ftjax.objectives.divergence import divergence
 
 Parameters = dict[str, jax.Array]
 Network = Callable[[Parameters, jax.Array | None], nnx.Module]

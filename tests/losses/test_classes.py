@@ -4,7 +4,7 @@ import pytest
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from ftjax.objectives.classification import balancing_weights, loss
+from ftjax.losses.classes import balancing_weights, loss
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from flax import nnx
 from ftjax.data.batching import make_batch, plan_batches
 from ftjax.data.text import load_tokenizer, tokenize
 from ftjax.evaluation.evaluate import outputs_by_example
-from ftjax.finished_run import load_finished_run
 from ftjax.training.parallel import make_parallel
+from ftjax.use.finished import load_finished_run
 
 
 class TextClassificationPredictor:

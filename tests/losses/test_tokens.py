@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
+from ftjax.losses.tokens import loss, row_sums
 from ftjax.models.heads import TokenOutputs
-from ftjax.objectives.causal_lm import loss, row_sums
 
 
 def outputs_of(logits, logits_at_once=2**20):

@@ -10,13 +10,13 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from ftjax.files import read_json
+from ftjax.locate import sha256_of_folder
 from ftjax.models.heads import LanguageModel
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
-from ftjax.pretrained.locate import sha256_of_folder
+from ftjax.runs.folder import RunFolder
 from ftjax.tasks.text_classification import classifier, classifier_network_name
 from ftjax.training.checkpoint import Checkpoints
 from ftjax.training.run import load_backbone
-from ftjax.training.run_folder import RunFolder
 from ftjax.tuning import merge, tune
 
 MERGE_TOLERANCE = 1e-4

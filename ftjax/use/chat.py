@@ -12,7 +12,6 @@ from flax import nnx
 
 from ftjax.data.text import load_tokenizer
 from ftjax.files import read_json
-from ftjax.finished_run import load_finished_run
 from ftjax.models import family_of
 from ftjax.models.decoder import CausalLM
 from ftjax.models.encoder_decoder import EncoderDecoderLM
@@ -25,6 +24,7 @@ from ftjax.pretrained.adapter import load_adapter
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.pretrained.load import load_model
 from ftjax.tuning import merge
+from ftjax.use.finished import load_finished_run
 
 # What an incomplete character at the end of the tokens so far decodes to.
 INCOMPLETE = "\ufffd"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ftjax.files import read_json
-from ftjax.provenance import manifest as module
-from ftjax.provenance.manifest import config_hash, finish_manifest, start_manifest
+from ftjax.runs import manifest as module
+from ftjax.runs.manifest import config_hash, finish_manifest, start_manifest
 
 MADE_OF = {
     "config": {"seed": 7, "optimizer.learning_rate": 1e-4, "data.buckets": (8, 16)},
@@ -40,7 +40,7 @@ def checkout(tmp_path, monkeypatch):
     if shutil.which("git") is None:
         pytest.skip("needs git")
     folder = tmp_path / "checkout"
-    file = folder / "ftjax" / "provenance" / "manifest.py"
+    file = folder / "ftjax" / "runs" / "manifest.py"
     file.parent.mkdir(parents=True)
     file.write_text("code = 1\n")
     monkeypatch.setattr(module, "__file__", str(file))

@@ -11,15 +11,11 @@ from flax import nnx
 from scipy.special import log_softmax, rel_entr, softmax
 
 from ftjax.config import base_config
+from ftjax.losses import classes
+from ftjax.losses.divergence import divergence
 from ftjax.models.heads import TokenOutputs
-from ftjax.objectives import classification
-from ftjax.objectives.divergence import divergence
-from ftjax.training.optimizer import make_optimizer, make_schedule
-from ftjax.training.step import make_train_step, new_state
-from ftjax.tuning import tune
-from ftjax.tuning.averaging import interpolate, make_averaging
-from ftjax.tuning.fisher import add_squared_gradients, normalised
-from ftjax.tuning.penalties import (
+from ftjax.penalties.fisher import add_squared_gradients, normalised
+from ftjax.penalties.penalties import (
     FISHER,
     START,
     Forward,
@@ -31,6 +27,10 @@ from ftjax.tuning.penalties import (
     r_drop,
     replay,
 )
+from ftjax.training.optimizer import make_optimizer, make_schedule
+from ftjax.training.step import make_train_step, new_state
+from ftjax.tuning import tune
+from ftjax.tuning.averaging import interpolate, make_averaging
 
 
 def values(seed, **shapes):
@@ -269,7 +269,7 @@ def step_once(settings, accumulation_steps=1, weights=(1, 1, 0, 1)):
     step = jax.jit(
         make_train_step(
             rebuild,
-            classification.loss,
+            classes.loss,
             optimizer,
             schedule,
             penalties=make_penalties(settings),

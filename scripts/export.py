@@ -33,8 +33,9 @@ def main(_) -> None:
         if ADAPTER.value:
             save_adapter(run.network, run.base, folder)
         else:
-            export(merged_backbone(run), run.backbone_name, run.base, folder)
-        if run.config.task == "text_classification":
+            name = run.objective.network_name
+            export(merged_backbone(run), name, run.base, folder)
+        if run.objective.has_new_head:
             write_head(run, folder)
     done = "written" if ADAPTER.value else "written, reloaded and compared"
     print(f"{FOLDER.value}: {done}.")
@@ -46,7 +47,7 @@ def write_head(run: FinishedRun, folder: Path) -> None:
     weight = np.ascontiguousarray(np.asarray(head.kernel[...]).T)
     tensors = {"weight": weight, "bias": np.asarray(head.bias[...])}
     save_file(tensors, folder / "ftjax_head.safetensors")
-    notes = {"classes": run.facts["classes"], "pooling": run.config.model.pooling}
+    notes = {"classes": run.objective.facts["classes"], "pooling": run.config.model.pooling}
     write_json_atomically(folder / "ftjax_head.json", notes)
 
 

@@ -6,12 +6,13 @@ With --file (JSONL, CSV or Parquet, text in the run's text field), one JSON line
 import json
 import sys
 
-import numpy as np
 from absl import app, flags
+from rich.console import Console
 
 from ftjax.command_line import errors_as_sentences, parse_flags, use_compilation_cache
 from ftjax.data.sources import load_records
-from ftjax.use.predict import TextClassificationPredictor
+from ftjax.training.report import tracker
+from ftjax.use.predict import Predictor
 
 RUN = flags.DEFINE_string("run", None, "Folder of a finished run.", required=True)
 TEXT = flags.DEFINE_multi_string("text", [], "A text; may be given more than once.")
@@ -25,22 +26,27 @@ def main(_) -> None:
         sys.exit("error: give --text (once or more) or --file.")
     with errors_as_sentences():
         use_compilation_cache()
-        predictor = TextClassificationPredictor(RUN.value)
-        texts, second = TEXT.value, SECOND_TEXT.value or None
+        predictor = Predictor(RUN.value, tracker(Console(stderr=True)))
         if FILE.value:
             records = load_records(FILE.value, split="", fields=predictor.fields)
-            texts = [record["text"] for record in records]
-            second = [r["second_text"] for r in records] if "second_text" in records[0] else None
-        probabilities = predictor(texts, second)
-    for text, row in zip(texts, probabilities, strict=True):
-        order = np.argsort(-row)
-        scores = {predictor.classes[i]: round(float(row[i]), 4) for i in order}
-        if FILE.value:
-            print(json.dumps({"text": text, "label": next(iter(scores)), "probabilities": scores}))
-            continue
-        print(text)
-        for name, probability in scores.items():
-            print(f"  {probability:6.1%}  {name}")
+        else:
+            second = SECOND_TEXT.value or [None] * len(TEXT.value)
+            records = [
+                {"text": a, "second_text": b} for a, b in zip(TEXT.value, second, strict=True)
+            ]
+        predictions = predictor(records)
+        for record, prediction in zip(records, predictions, strict=True):
+            show(record["text"], prediction)
+
+
+def show(text: str, prediction: dict) -> None:
+    """One JSON line per record of a file; for a person, the text and the probabilities."""
+    if FILE.value:
+        print(json.dumps({"text": text, **prediction}, ensure_ascii=False))
+        return
+    print(text)
+    for name, probability in prediction["probabilities"].items():
+        print(f"  {probability:6.1%}  {name}")
 
 
 if __name__ == "__main__":

@@ -139,13 +139,13 @@ def methods_table(cases) -> str:
         "| `tuning.method` | what moves | families tried | refused |",
         "| --- | --- | --- | --- |",
     ]
-    for method, function in METHODS.items():
+    for method, what in METHODS.items():
         reasons = collections.defaultdict(list)
         for family, reason in sorted(refused[method]):
             reasons[reason].append(family)
         told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-        what = " ".join(function.__doc__.split("\n\n")[0].split()).rstrip(".")
-        lines.append(f"| {method} | {what} | {len(works[method])} | {told} |")
+        meaning = " ".join(what.apply.__doc__.split("\n\n")[0].split()).rstrip(".")
+        lines.append(f"| {method} | {meaning} | {len(works[method])} | {told} |")
     return "\n".join(lines)
 
 

@@ -1,7 +1,6 @@
 """Four forced host devices for every test, and tiny checkpoints and data that need no network."""
 
 import csv
-import json
 import os
 import random
 
@@ -11,53 +10,11 @@ os.environ["XLA_FLAGS"] = (
     " --xla_llvm_disable_expensive_passes=true"
 )
 
-import numpy as np
 import pytest
-import tokenizers
-from flax import nnx
-from safetensors.numpy import save_file
+from tiny import TINY, WORDS, write_checkpoint, write_tokenizer
 
+from ftjax.config import base_config, override
 from ftjax.models import FAMILIES
-from ftjax.tuning import partition
-
-WORDS = [f"word{number}" for number in range(60)]
-
-
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-
-
-def write_checkpoint(folder, family, fields, network):
-    """config.json and model.safetensors of a random network."""
-    fields = fields | {"model_type": family.model_type, "vocab_size": len(SPECIAL) + len(WORDS)}
-    (folder / "config.json").write_text(json.dumps(fields))
-    build = family.networks[network]
-    model = build(family.parse_config(fields), rngs=nnx.Rngs(0))
-    _, parameters, _ = partition(model, lambda path: True)
-    inside = any(path.startswith("backbone.") for path in parameters)
-    tensors = {
-        family.published_name(path, with_prefix=inside): np.ascontiguousarray(
-            family.to_published(path, np.asarray(value))
-        )
-        for path, value in parameters.items()
-    }
-    save_file(tensors, folder / "model.safetensors")
-
-
-def write_tokenizer(folder, *, with_end: bool):
-    """A word-level tokenizer: [CLS] text [SEP], or plain text with [SEP] as its end token."""
-    vocabulary = {word: index for index, word in enumerate(SPECIAL + WORDS)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
-    if with_end:
-        names |= {"eos_token": "[SEP]"}
-    else:
-        names |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
-        pair = (("[SEP]", 3), ("[CLS]", 2))
-        tokenizer.post_processor = tokenizers.processors.BertProcessing(*pair)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 32, **names}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 @pytest.fixture
@@ -127,16 +84,6 @@ def tiny_texts(tmp_path_factory):
 @pytest.fixture
 def tiny_config(tiny_bert, tiny_texts):
     """A valid config over the two, which trains in seconds."""
-    from ftjax.config import base_config
-
-    config = base_config()
-    config.name = "tiny"
-    config.model.reference = str(tiny_bert)
-    config.data.source = str(tiny_texts)
-    config.data.buckets = (8, 16)
-    config.data.batch_size = 8
-    config.evaluation.batch_size = 8
-    config.optimizer.learning_rate = 1e-2
-    config.retention.source = str(tiny_texts)
-    config.retention.max_length = 16
-    return config
+    files = {"model.reference": str(tiny_bert), "data.source": str(tiny_texts)}
+    retention = {"retention.source": str(tiny_texts), "retention.max_length": 16}
+    return override(base_config(), TINY | files | retention)

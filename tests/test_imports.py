@@ -1,6 +1,8 @@
 """Imports point one way: a room only knows the rooms before it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,34 +11,32 @@ import ftjax
 
 PACKAGE = Path(ftjax.__file__).parent
 
-# What each room may import, besides itself. `models`, `objectives` and `tuning` know nothing of
-# files, devices or run folders.
+# What each room may import, besides itself, in the order in which they stand on one another.
+GROUND = ("fields", "files", "interrupt", "locate", "randomness")
 ALLOWED = {
-    "files": set(),
-    "randomness": set(),
-    "locate": set(),
-    "config": set(),
+    **{room: set() for room in GROUND},
     "models": {"randomness"},
     "losses": {"models"},
-    "tuning": {"models", "penalties", "randomness"},
-    "penalties": {"losses", "models"},
-    "pretrained": {"files", "locate", "models", "tuning"},
     "data": {"files", "locate"},
-    "evaluation": {"files"},
-    "runs": {"config", "files"},
-    "tasks": {
-        *("config", "data", "evaluation", "files", "locate", "losses", "models", "pretrained"),
-        "randomness",
+    "penalties": {"data", "fields", "losses", "models"},
+    "tuning": {"fields", "models", "randomness"},
+    "pretrained": {"files", "locate", "models", "tuning"},
+    "evaluation": {"data", "fields"},
+    "runs": {"files"},
+    "objectives": {
+        *("data", "evaluation", "fields", "losses", "models", "pretrained", "randomness"),
     },
+    "config": {"fields", "objectives", "penalties", "tuning"},
+    "experiment": {"config", "fields"},
     "training": {
-        *("config", "data", "evaluation", "files", "locate", "losses", "models", "penalties"),
-        *("pretrained", "randomness", "runs", "tasks", "tuning"),
+        *("config", "data", "evaluation", "interrupt", "locate", "losses", "models"),
+        *("objectives", "penalties", "pretrained", "randomness", "runs", "tuning"),
     },
     "use": {
-        *("config", "data", "evaluation", "files", "locate", "models", "pretrained", "runs"),
-        *("tasks", "training", "tuning"),
+        *("config", "data", "evaluation", "files", "locate", "models", "objectives"),
+        *("pretrained", "runs", "training", "tuning"),
     },
-    "command_line": {"config", "locate"},
+    "command_line": {"interrupt", "locate"},
 }
 
 
@@ -60,3 +60,16 @@ def test_direction_of_imports(file):
         return
     beyond = rooms_imported(file) - ALLOWED[room] - {room}
     assert not beyond, f"{file.name} in {room} imports {sorted(beyond)}"
+
+
+def test_what_a_run_leaves_is_read_without_jax():
+    modules = [f"ftjax.runs.{file.stem}" for file in (PACKAGE / "runs").glob("[a-z]*.py")]
+    script = f"import sys, {', '.join(modules)}; sys.exit('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=PACKAGE.parent, check=False)
+    assert modules and done.returncode == 0
+
+
+def test_files_are_under_500_lines():
+    files = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "tests").rglob("*.py")]
+    long = {f.name: n for f in files if (n := len(f.read_text("utf-8").splitlines())) > 500}
+    assert not long

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from ftjax.data.text import TokenizedText
-
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
@@ -77,54 +75,6 @@ def plan_batches(
     if shuffle:
         plans = [plans[i] for i in _shuffled(len(plans), seed, epoch, "batches")]
     return plans
-
-
-def make_batch(
-    tokens: TokenizedText,
-    labels: np.ndarray,
-    plan: BatchPlan,
-    *,
-    batch_size: int,
-    pad_token_id: int,
-) -> dict[str, np.ndarray]:
-    """A planned batch as arrays of static shape; missing rows have weight 0.
-
-    Args:
-        tokens: all examples.
-        labels: int32 [examples].
-        plan: which of them.
-        batch_size: rows of the batch.
-        pad_token_id: fills `input_ids` behind each text.
-
-    Returns:
-        `input_ids`, `attention_mask` (and `token_type_ids` for pairs) int32 [batch_size, length],
-        `labels` int32 [batch_size], `weights` float32 [batch_size], and `example_ids` int32
-        [batch_size], -1 in rows that only fill up.
-    """
-    shape = (batch_size, plan.length)
-    batch = {
-        "input_ids": np.full(shape, pad_token_id, np.int32),
-        "attention_mask": np.zeros(shape, np.int32),
-        "labels": np.zeros(batch_size, np.int32),
-        "weights": np.zeros(batch_size, np.float32),
-        "example_ids": np.full(batch_size, -1, np.int32),
-    }
-    if tokens.token_type_ids is not None:
-        batch["token_type_ids"] = np.zeros(shape, np.int32)
-    for row, index in enumerate(plan.indices):
-        span = slice(tokens.offsets[index], tokens.offsets[index + 1])
-        length = span.stop - span.start
-        batch["input_ids"][row, :length] = tokens.input_ids[span]
-        batch["attention_mask"][row, :length] = 1
-        if tokens.token_type_ids is not None:
-            batch["token_type_ids"][row, :length] = tokens.token_type_ids[span]
-    count = len(plan.indices)
-    batch["labels"][:count] = labels[plan.indices]
-    batch["weights"][:count] = 1.0
-    batch["example_ids"][:count] = plan.indices
-    # A row without any token, missing or of an empty text, would have nothing to attend to.
-    batch["attention_mask"][:, 0] = 1
-    return batch
 
 
 def _shuffled(count: int, seed: int, epoch: int, what: str) -> np.ndarray:

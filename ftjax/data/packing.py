@@ -63,36 +63,3 @@ def pack(tokens: TokenizedText, length: int) -> PackedText:
             packed.position_ids[number, span] = np.arange(end - start)
             at = span.stop
     return packed
-
-
-def next_token_batch(
-    packed: PackedText, indices: np.ndarray, *, batch_size: int
-) -> dict[str, np.ndarray]:
-    """Rows as a batch for next-token prediction; missing rows have weight 0.
-
-    Args:
-        packed: all rows.
-        indices: the rows of this batch, at most `batch_size`.
-        batch_size: rows of the batch.
-
-    Returns:
-        `input_ids`, `segment_ids`, `position_ids`, `labels` (the token that follows within the
-        segment) int32 and `weights` float32, all [batch_size, length], and `example_ids` int32
-        [batch_size], -1 in rows that only fill up.
-    """
-    missing = batch_size - len(indices)
-
-    def rows(array):
-        return np.pad(array[indices], ((0, missing), (0, 0)))
-
-    ids, segments = rows(packed.input_ids), rows(packed.segment_ids)
-    following = np.pad(segments[:, 1:], ((0, 0), (0, 1)))
-    predicted = (segments > 0) & (segments == following)
-    return {
-        "input_ids": ids,
-        "segment_ids": segments,
-        "position_ids": rows(packed.position_ids),
-        "labels": np.where(predicted, np.pad(ids[:, 1:], ((0, 0), (0, 1))), 0).astype(np.int32),
-        "weights": predicted.astype(np.float32),
-        "example_ids": np.pad(indices, (0, missing), constant_values=-1).astype(np.int32),
-    }

@@ -55,3 +55,13 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     gaps = np.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / counts.sum())
+
+
+def perplexity(sums: np.ndarray) -> dict[str, float]:
+    """`loss`, the mean per token in nats, and `perplexity`, its exponential.
+
+    Args:
+        sums: [rows, 2], sum of losses and number of tokens of each row.
+    """
+    total, tokens = sums.astype(np.float64).sum(0)
+    return {"loss": float(total / tokens), "perplexity": float(np.exp(total / tokens))}

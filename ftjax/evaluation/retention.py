@@ -1,16 +1,126 @@
 """What a network can still do besides its new task.
 
-A linear probe is fitted on features of text that has nothing to do with the task, before and after
-tuning, on the same split (probing: Alain & Bengio 2016). If tuning overwrote what the features
-said about other text, the probe's accuracy falls.
+Of a language model that is the perplexity of text that has nothing to do with the task. Of an
+encoder, a linear probe is fitted on features of such text, before and after tuning, on the same
+split (probing: Alain & Bengio 2016). If tuning overwrote what the features said about other text,
+the probe's accuracy falls.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import transformers
 from scipy.stats import bootstrap
 from sklearn.linear_model import RidgeClassifierCV
 
+from ftjax.data.examples import packed_examples, text_examples
+from ftjax.data.sources import load_records
+from ftjax.data.text import encode_labels
+from ftjax.evaluation.measurement import Measurement, Retention
+from ftjax.evaluation.metrics import perplexity
+from ftjax.fields import Field, Fields
+
 STRENGTHS = tuple(10.0**power for power in range(-1, 6))
 RESAMPLES = 2000
+
+SOURCE: Fields = {
+    "retention.source": Field("tfds://drug_reviews", "Text unrelated to the task."),
+    "retention.test_split": Field("test", "Split to score."),
+    "retention.text_field": Field("text", "Column with the text."),
+    "retention.limit": Field(None, "Use the first so many of each split.", optional=int, minimum=2),
+}
+TEXT_FIELDS: Fields = {
+    "retention.enabled": Field(
+        True,
+        "Measure before and after what else the network can do.",
+        options={True: SOURCE, False: {}},
+    )
+}
+PROBE_FIELDS: Fields = {
+    "retention.enabled": Field(
+        True,
+        "Measure before and after what else the network can do.",
+        options={
+            True: {
+                **SOURCE,
+                "retention.train_split": Field("train", "Split to fit the probe on."),
+                "retention.label_field": Field("label", "Column with the label."),
+                "retention.max_length": Field(64, "Tokens per text.", minimum=3),
+            },
+            False: {},
+        },
+    )
+}
+
+
+def probe_retention(
+    settings: Any, tokenizer: transformers.PreTrainedTokenizerBase, features: Callable
+) -> Retention:
+    """Whether a linear probe on a network's features still sorts unrelated texts.
+
+    Args:
+        settings: the `retention` part of a config with `PROBE_FIELDS`.
+        tokenizer: the checkpoint's.
+        features: (network, batch) -> [rows, hidden].
+    """
+    fields = {"text": settings.text_field, "label": settings.label_field}
+    examples, labels, classes = {}, {}, None
+    for name in ("train", "test"):
+        records = load_records(
+            settings.source, split=settings[f"{name}_split"], fields=fields, limit=settings.limit
+        )
+        labels[name], classes = encode_labels(records, "label", classes)
+        examples[name] = text_examples(records, tokenizer, (settings.max_length,))
+
+    def score(found: dict[str, np.ndarray]) -> np.ndarray:
+        return probe_correct(found["train"], labels["train"], found["test"], labels["test"])
+
+    return Retention(Measurement(examples, features, score), retention_metrics)
+
+
+def text_retention(
+    settings: Any,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    length: int,
+    row_sums: Callable,
+) -> Retention:
+    """The perplexity of unrelated text.
+
+    Args:
+        settings: the `retention` part of a config with `TEXT_FIELDS`.
+        tokenizer: the checkpoint's.
+        length: tokens per row.
+        row_sums: (network, batch) -> sum of losses and number of tokens of each row, [rows, 2].
+    """
+    records = load_records(
+        settings.source,
+        split=settings.test_split,
+        fields={"text": settings.text_field},
+        limit=settings.limit,
+    )
+    examples = {"test": packed_examples(records, tokenizer, length)}
+    return Retention(
+        Measurement(examples, row_sums, lambda found: found["test"]), perplexity_metrics
+    )
+
+
+def perplexity_metrics(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """How the perplexity changed.
+
+    Args:
+        before: sum of losses and number of tokens of each row, [rows, 2], before tuning.
+        after: the same rows afterwards.
+
+    Returns:
+        `retention/before` and `/after` (perplexities), and `retention/change` in nats per token.
+    """
+    first, last = perplexity(before), perplexity(after)
+    return {
+        "retention/before": first["perplexity"],
+        "retention/after": last["perplexity"],
+        "retention/change": first["loss"] - last["loss"],
+    }
 
 
 def probe_correct(

@@ -1,6 +1,7 @@
 """Sorting into classes by softmax cross-entropy."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ def loss(
     *,
     label_smoothing: float = 0.0,
     class_weights: tuple[float, ...] | None = None,
-) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+) -> tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
     """Cross-entropy, as a sum and the weight it is to be divided by.
 
     Sums and weights, not means: then micro-batches and devices with unequal numbers of examples add
@@ -27,30 +28,53 @@ def loss(
         class_weights: weight of an example by its class; 1 by default.
 
     Returns:
-        The weighted sum of losses, the sum of weights, and sums of further metrics to be divided by
-        the sum of weights: `accuracy`.
+        The weighted sum of losses, the sum of weights, and the sum and weight of `accuracy`, in
+        which every class counts as its examples do.
     """
-    labels, weights = batch["labels"], batch["weights"].astype(jnp.float32)
+    labels, rows = batch["labels"], batch["weights"].astype(jnp.float32)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
     losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    weights = rows
     if class_weights is not None:
-        weights = weights * jnp.asarray(class_weights, jnp.float32)[labels]
-    return jnp.sum(losses * weights), jnp.sum(weights), {"accuracy": jnp.sum(correct * weights)}
+        weights = rows * jnp.asarray(class_weights, jnp.float32)[labels]
+    accuracy = (jnp.sum(correct * rows), jnp.sum(rows))
+    return jnp.sum(losses * weights), jnp.sum(weights), {"accuracy": accuracy}
 
 
-def balancing_weights(labels: np.ndarray, num_classes: int, how: str) -> tuple[float, ...] | None:
-    """Class weights that make up for unequal frequencies, 1 on average over the examples.
+def class_weights(labels: np.ndarray, classes: Sequence[str], how: str) -> tuple | None:
+    """Weights of examples by their class.
 
     Args:
         labels: int [examples] of the training split.
-        num_classes: number of classes.
-        how: "none", "balanced" (weight 1/frequency, as scikit-learn's) or "square_root" of that.
+        classes: their names.
+        how: "none"; "balanced" (weight 1/frequency, as scikit-learn's) or "square_root" of that,
+            both 1 on average over the examples; or "name=weight,..." with 1 for those left out.
+
+    Raises:
+        ValueError: a name that is no class, or a weight that is no number above 0.
     """
     if how == "none":
         return None
-    counts = np.bincount(labels, minlength=num_classes).astype(np.float64)
+    if how not in ("balanced", "square_root"):
+        return _own_weights(classes, how)
+    counts = np.bincount(labels, minlength=len(classes)).astype(np.float64)
     weights = 1.0 / np.maximum(counts, 1.0)
     if how == "square_root":
         weights = np.sqrt(weights)
     return tuple((weights * len(labels) / np.sum(weights * counts)).tolist())
+
+
+def _own_weights(classes: Sequence[str], how: str) -> tuple[float, ...]:
+    weights = dict.fromkeys(classes, 1.0)
+    for part in how.split(","):
+        name, _, number = part.rpartition("=")
+        if name.strip() not in weights or not re.fullmatch(r"\s*\d+(\.\d+)?\s*", number):
+            known = ", ".join(list(classes)[:5])
+            raise ValueError(
+                f"config.objective.class_weights = {how!r}: {part!r} must be a class, '=', and a "
+                "number; or choose 'none', 'balanced' or 'square_root'. There are "
+                f"{len(classes)} classes: {known}{', ...' if len(classes) > 5 else ''}."
+            )
+        weights[name.strip()] = float(number)
+    return tuple(weights.values())

@@ -11,7 +11,7 @@ from ftjax.models.heads import TokenOutputs
 
 def loss(
     outputs: TokenOutputs, batch: Mapping[str, jax.Array]
-) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+) -> tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
     """Cross-entropy of the next token, as a sum and the number of tokens it is over.
 
     Args:
@@ -20,11 +20,12 @@ def loss(
             float [batch, length], 0 where nothing is to be predicted.
 
     Returns:
-        The sum of losses in nats, the sum of weights, and the sum of `accuracy`.
+        The sum of losses in nats, the sum of weights, and the sum and weight of `accuracy`.
     """
     losses, correct = outputs.map(token_losses, batch["labels"])
     weights = batch["weights"].astype(jnp.float32)
-    return jnp.sum(losses * weights), jnp.sum(weights), {"accuracy": jnp.sum(correct * weights)}
+    total = jnp.sum(weights)
+    return jnp.sum(losses * weights), total, {"accuracy": (jnp.sum(correct * weights), total)}
 
 
 def row_sums(outputs: TokenOutputs, batch: Mapping[str, jax.Array]) -> jax.Array:

@@ -6,56 +6,59 @@ over the examples of the batch, weighted and divided like the loss, so that micr
 devices add up exactly.
 
 What a penalty compares with lies beside the frozen parameters, under names of its own: `start:` and
-a path for the parameter's value before tuning, `fisher:` and a path for its Fisher information.
+a path for the parameter's value before tuning (see `losses.forward`), `fisher:` and a path for its
+Fisher information.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
+from ftjax.fields import Field, Fields
 from ftjax.losses.divergence import divergence
+from ftjax.losses.forward import START, Forward, Parameters
 from ftjax.models.dropout import dropout, split_key
 
-Parameters = dict[str, jax.Array]
-Network = Callable[[Parameters, jax.Array | None], nnx.Module]
+FISHER = "fisher:"
 
-START, FISHER = "start:", "fisher:"
-
-
-class Forward(NamedTuple):
-    """One forward pass, as penalties on outputs see it.
-
-    Attributes:
-        network: (trainable parameters, key) -> network.
-        parameters: the trainable ones, as they are now.
-        frozen: the others, and what penalties compare with.
-        tuned: the network at `parameters`.
-        outputs: of `tuned` for `batch`.
-        batch: arrays [rows, ...]; `weights` [rows] or [rows, length].
-        key: that `outputs` was computed with; None without randomness.
-        loss: the objective.
-    """
-
-    network: Network
-    parameters: Parameters
-    frozen: Parameters
-    tuned: nnx.Module
-    outputs: Any
-    batch: Mapping[str, jax.Array]
-    key: jax.Array | None
-    loss: Callable
-
-    def base(self) -> nnx.Module:
-        """The network before tuning, without randomness or gradient.
-
-        Only trainable parameters have a second copy: for an adapter that is the adapter at its
-        start, which changes nothing, over the same frozen network.
-        """
-        start = {path: self.frozen[START + path] for path in self.parameters}
-        return self.network(start, None)
+GENERAL_TEXT: Fields = {
+    "penalties.source": Field("", "General text, as data.source.", required=True),
+    "penalties.split": Field("train", "Split of the general text."),
+    "penalties.text_field": Field("text", "Column with the general text."),
+    "penalties.limit": Field(2048, "Use the first so many general texts.", minimum=1),
+}
+FIELDS: Fields = {
+    "penalties.l2_sp": Field(0.0, "Strength of the pull back to the start.", minimum=0.0),
+    "penalties.ewc": Field(
+        0.0,
+        "The same, weighted by Fisher information (of mean 1) on general text.",
+        minimum=0.0,
+        if_set=GENERAL_TEXT,
+    ),
+    "penalties.kl_to_base": Field(
+        0.0, "Strength of KL(base || tuned) of predictions.", minimum=0.0
+    ),
+    "penalties.r_drop": Field(0.0, "Strength of agreement between two dropout masks.", minimum=0.0),
+    "penalties.feature_distillation": Field(
+        0.0, "Strength of staying close to the base's features.", minimum=0.0
+    ),
+    "penalties.replay": Field(
+        0.0,
+        "Weight of general text in each batch: its own loss, or without labels its features.",
+        minimum=0.0,
+        if_set={
+            **GENERAL_TEXT,
+            "penalties.replay_share": Field(
+                0.25, "Rows of general text per row of the task.", above=0.0, maximum=4.0
+            ),
+        },
+    ),
+    "penalties.mixout": Field(
+        0.0, "Share of parameters put back to the start in each step.", minimum=0.0, below=1.0
+    ),
+}
 
 
 class Penalties(NamedTuple):
@@ -77,46 +80,55 @@ class Penalties(NamedTuple):
 NO_PENALTIES = Penalties(lambda _: {}, lambda *_: {}, lambda trainable, *_: trainable, False)
 
 
-def make_penalties(settings: Any) -> Penalties:
+def make_penalties(settings: Any, loss: Callable) -> Penalties:
     """The penalties that a config asks for.
 
     Args:
-        settings: the `penalties` part of the config; a strength of 0 is none.
+        settings: the `penalties` part of the config; a strength of 0, or none, is no penalty.
+        loss: the objective's.
     """
+
+    def replay_loss(forward):
+        return replay(forward, loss)
+
+    def strength(name):
+        return settings.get(name, 0.0)
+
     outputs = {
-        name: (getattr(settings, name), penalty)
+        name: (strength(name), penalty)
         for name, penalty in (
             ("kl_to_base", kl_to_base),
             ("r_drop", r_drop),
             ("feature_distillation", feature_distillation),
-            ("replay", replay),
+            ("replay", replay_loss),
         )
-        if getattr(settings, name) > 0
+        if strength(name) > 0
     }
     pulls = [
-        (getattr(settings, name), gradient)
+        (strength(name), gradient)
         for name, gradient in (("l2_sp", l2_sp_gradient), ("ewc", ewc_gradient))
-        if getattr(settings, name) > 0
+        if strength(name) > 0
     ]
+    rate = strength("mixout")
 
     def on_outputs(forward):
-        return {name: strength * penalty(forward) for name, (strength, penalty) in outputs.items()}
+        return {name: weight * penalty(forward) for name, (weight, penalty) in outputs.items()}
 
     def on_parameters(moving, frozen):
         total: Parameters = {}
-        for strength, gradient in pulls:
+        for weight, gradient in pulls:
             for path, pull in gradient(moving, frozen).items():
-                total[path] = total.get(path, 0.0) + strength * pull
+                total[path] = total.get(path, 0.0) + weight * pull
         return total
 
     def perturb(trainable, frozen, key):
-        return mixout(trainable, frozen, key, settings.mixout)
+        return mixout(trainable, frozen, key, rate)
 
     return Penalties(
         on_outputs,
         on_parameters,
         perturb,
-        bool(pulls or settings.mixout > 0 or outputs.keys() - {"r_drop"}),
+        bool(pulls or rate > 0 or outputs.keys() - {"r_drop"}),
     )
 
 
@@ -170,7 +182,7 @@ def feature_distillation(forward: Forward) -> jax.Array:
     return feature_distance(forward.tuned.features(forward.batch), base, forward.batch["weights"])
 
 
-def replay(forward: Forward) -> jax.Array:
+def replay(forward: Forward, loss: Callable) -> jax.Array:
     """General text that rides along in the batch, under names that begin with `replay_`.
 
     A language model keeps reading it: its own loss. Where there is nothing to predict, the features
@@ -182,7 +194,7 @@ def replay(forward: Forward) -> jax.Array:
         if name.startswith("replay_")
     }
     if "labels" in batch:
-        total, _, _ = forward.loss(forward.tuned(batch, key=forward.key), batch)
+        total, _, _ = loss(forward.with_batch(batch))
         return total
     base = forward.base().features(batch)
     return feature_distance(forward.tuned.features(batch), base, batch["weights"])

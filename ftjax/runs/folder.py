@@ -1,15 +1,17 @@
 """A run is a folder: config.json, manifest.json, metrics.jsonl, result.json, checkpoints/."""
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from filelock import FileLock, Timeout
 
-from ftjax.config import base_config, flatten, override
-from ftjax.files import read_json, write_json_atomically
+from ftjax.files import read_checked_json, write_checked_json
+from ftjax.runs.result import Result
 
 SMALLEST_FREE_BYTES = 2**20
 
@@ -26,76 +28,110 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
 
-    def claim(self, config: ConfigDict) -> None:
-        """Makes the folder this config's, or finds that it already is.
+    @contextlib.contextmanager
+    def claimed(self, config: Mapping[str, Any]) -> Iterator[None]:
+        """Makes the folder this config's, or finds that it already is, and holds it meanwhile.
+
+        A folder whose run never began, because its start failed, is taken over.
+
+        Args:
+            config: flat.
 
         Raises:
             OSError: it cannot be written, or the disk is full.
-            ValueError: it holds a run with another config; lists the fields that differ.
+            ValueError: it holds a run with another config (lists the fields that differ), or
+                another process is at work in it.
         """
-        flat = json.loads(json.dumps(flatten(config)))
-        file = self.path / "config.json"
-        if file.exists():
-            _refuse_another_config(self.path, read_json(file), flat)
-            return
+        with self._locked():
+            flat = json.loads(json.dumps(config))
+            file = self.path / "config.json"
+            if file.exists() and (self.path / "manifest.json").exists():
+                _refuse_another_config(self.path, read_checked_json(file), flat)
+            else:
+                write_checked_json(file, flat)
+            if shutil.disk_usage(self.path).free < SMALLEST_FREE_BYTES:
+                raise OSError(
+                    f"The disk of the run folder {self.path} is full. Free space or choose another "
+                    "one with --workdir."
+                )
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Holds the folder by a lock that the system drops when this process ends."""
+        lock = FileLock(self.path / "lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_json_atomically(file, flat)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"Another process is at work in {self.path}. Wait until it ends, or choose another "
+                "folder with --workdir."
+            ) from error
         except OSError as error:
             raise OSError(
                 f"The run folder {self.path} cannot be written ({error}). Free space or choose "
                 "another one with --workdir."
             ) from error
-        if shutil.disk_usage(self.path).free < SMALLEST_FREE_BYTES:
-            file.unlink()
-            raise OSError(
-                f"The disk of the run folder {self.path} is full. Free space or choose another one "
-                "with --workdir."
-            )
+        try:
+            yield
+        finally:
+            lock.release()
 
-    def config(self) -> ConfigDict:
-        """The run's config.
+    def config(self) -> dict[str, Any]:
+        """The run's config, flat.
 
         Raises:
             FileNotFoundError: the folder holds no run.
+            ValueError: the file is damaged.
         """
         file = self.path / "config.json"
         if not file.exists():
             raise FileNotFoundError(f"{self.path} holds no run: there is no config.json in it.")
-        values = {name: _tuple(value) for name, value in read_json(file).items()}
-        return override(base_config(), values)
+        return read_checked_json(file)
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
+    def result(self) -> Result | None:
+        """What the run found; None if it is not finished."""
+        values = self.recall("result")
+        return None if values is None else Result.from_json(values)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line to metrics.jsonl. The same run writes the same lines, bit for bit."""
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.write(json.dumps({"step": step, **metrics}, allow_nan=False) + "\n")
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The lines of metrics.jsonl, as far as they are whole."""
+        file = self.path / "metrics.jsonl"
+        lines = []
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+            # The process may have been killed in the middle of one.
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+        return lines
 
     def forget_after(self, step: int) -> None:
         """Drops metrics of later steps, which a resumed run will write again."""
         file = self.path / "metrics.jsonl"
         if not file.exists():
             return
-        kept = []
-        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                if json.loads(line)["step"] > step:
-                    continue
-            except ValueError:
-                # The process was killed in the middle of this line.
-                continue
-            kept.append(line)
+        kept = [line for line in self.metrics() if line["step"] <= step]
         partial = file.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(partial, file)
 
-    def remember(self, name: str, value: Any) -> None:
+    def remember(self, name: str, value: Mapping[str, Any]) -> None:
         """Keeps what is costly to compute (`<name>.json`) for a resumed run."""
-        write_json_atomically(self.path / f"{name}.json", value)
+        write_checked_json(self.path / f"{name}.json", value)
 
-    def recall(self, name: str) -> Any | None:
-        """What `remember` kept, or None."""
+    def recall(self, name: str) -> dict[str, Any] | None:
+        """What `remember` kept, or None.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         file = self.path / f"{name}.json"
-        return read_json(file) if file.exists() else None
+        return read_checked_json(file) if file.exists() else None
 
 
 def _refuse_another_config(path: Path, old: dict, new: dict) -> None:
@@ -111,7 +147,3 @@ def _refuse_another_config(path: Path, old: dict, new: dict) -> None:
             "Choose another folder with --workdir, or give the config the same values to continue "
             "that run."
         )
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ftjax.files import read_json, write_json_atomically
+from ftjax.files import read_checked_json, write_checked_json
 
 PACKAGES = (
     *("absl-py", "array-record", "flax", "ftjax", "grain", "jax", "jaxlib", "ml-collections"),
@@ -54,7 +54,7 @@ def start_manifest(
         "weights_sha256": weights,
         "datasets_sha256": datasets,
     }
-    manifest = read_json(path) if path.exists() else {**made_of, "sessions": []}
+    manifest = read_checked_json(path) if path.exists() else {**made_of, "sessions": []}
     for name, value in made_of.items():
         if manifest[name] != value:
             raise ValueError(
@@ -65,6 +65,7 @@ def start_manifest(
         {
             "started": _now(),
             "finished": None,
+            "seconds": 0.0,
             "status": "running",
             "host": socket.gethostname(),
             "command": without_secrets(sys.argv),
@@ -77,7 +78,19 @@ def start_manifest(
             "devices": devices,
         }
     )
-    write_json_atomically(path, manifest)
+    write_checked_json(path, manifest)
+
+
+def note_seconds(folder: Path, seconds: float) -> float:
+    """Notes how long the last session has lasted; returns the seconds of all sessions.
+
+    A session that is killed keeps what was noted last.
+    """
+    path = folder / "manifest.json"
+    manifest = read_checked_json(path)
+    manifest["sessions"][-1]["seconds"] = round(seconds, 3)
+    write_checked_json(path, manifest)
+    return sum(session["seconds"] for session in manifest["sessions"])
 
 
 def finish_manifest(folder: Path, *, status: str) -> None:
@@ -88,9 +101,9 @@ def finish_manifest(folder: Path, *, status: str) -> None:
         status: "finished", "stopped" or "failed".
     """
     path = folder / "manifest.json"
-    manifest = read_json(path)
+    manifest = read_checked_json(path)
     manifest["sessions"][-1] |= {"finished": _now(), "status": status}
-    write_json_atomically(path, manifest)
+    write_checked_json(path, manifest)
 
 
 def config_hash(config: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.training.step import Batch, TrainState, TrainStep
-from ftjax.tuning import Parameters
+from ftjax.tuning.partition import Parameters
 
 LaneStep = Callable[[jax.Array, TrainState, Parameters, Batch], tuple[TrainState, dict]]
 

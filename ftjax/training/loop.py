@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ftjax.interrupt import StopRequest
 from ftjax.training.checkpoint import Checkpoints
-from ftjax.training.interrupt import StopRequest
 from ftjax.training.parallel import MeshParallel, PmapParallel
 from ftjax.training.step import TrainState, TrainStep
-from ftjax.tuning import Parameters
+from ftjax.tuning.partition import Parameters
 
 PENDING_STEPS = 2
 """Metrics are read this many steps late, so that the host never waits for the device."""
@@ -90,7 +90,7 @@ class Progress:
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer a number."""
+    """A number of the run is none any more."""
 
 
 class CompiledByShape:
@@ -156,6 +156,7 @@ def train(
     checkpoints: Checkpoints,
     report: Reporter,
     stop: StopRequest,
+    on_save: Callable[[], None] = lambda: None,
 ) -> tuple[TrainState, bool]:
     """Trains from where `state` and `progress` stand until done, stopped early, or told to stop.
 
@@ -173,6 +174,7 @@ def train(
         checkpoints: where they go.
         report: who is told.
         stop: asked after each step.
+        on_save: called after each checkpoint.
 
     Returns:
         The last state, and whether training is finished (False: told to stop; it was saved).
@@ -191,8 +193,8 @@ def train(
             metrics = {
                 f"train/{name}": float(value) for name, value in parallel.fetch(metrics).items()
             }
-            if not math.isfinite(metrics["train/loss"]):
-                raise DivergedError(_diverged(at, ids, metrics["train/loss"], saved))
+            if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
+                raise DivergedError(_diverged(at, ids, wrong[0], metrics[wrong[0]], saved))
             if at % plan.log_every == 0 or at == plan.total_steps:
                 report.log(at, metrics)
             report.progress(at, metrics, progress.clock)
@@ -206,6 +208,7 @@ def train(
         checkpoints.save(done, whole, progress.to_json())
         saved = done
         progress.clock.checkpoint += time.perf_counter() - start
+        on_save()
 
     upcoming = _batches_from(batches, progress)
     while done < plan.total_steps and not progress.finished:
@@ -273,13 +276,14 @@ def _batches_from(batches, progress: Progress) -> Iterator[tuple[dict, tuple[int
         epoch, index = epoch + 1, 0
 
 
-def _diverged(step: int, example_ids: np.ndarray, loss: float, saved: int) -> str:
-    ids = ", ".join(str(i) for i in example_ids.reshape(-1) if i >= 0)
+def _diverged(step: int, example_ids: np.ndarray, name: str, value: float, saved: int) -> str:
+    ids = ", ".join(str(i + 1) for i in example_ids.reshape(-1) if i >= 0)
     kept = (
         f"The last good checkpoint is step {saved}" if saved >= 0 else "There is no checkpoint yet"
     )
+    what = name.removeprefix("train/").replace("_", " ")
     return (
-        f"The loss is {loss} at step {step}; training stopped. Its records: {ids}. {kept}. "
+        f"The {what} is {value} at step {step}; training stopped. Its records: {ids}. {kept}. "
         "Look at those records, lower config.optimizer.learning_rate or "
         "config.optimizer.max_gradient_norm, or use model.dtype = 'float32'."
     )

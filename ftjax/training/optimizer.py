@@ -1,13 +1,14 @@
-"""AdamW with warmup, a schedule, clipping, and decay only where it belongs."""
+"""Optimizers with warmup, a schedule, clipping, and decay only where it belongs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from ml_collections import ConfigDict
 
-from ftjax.tuning import Parameters
+from ftjax.tuning.partition import Parameters
 
 Schedule = Callable[[Any], Any]
 
@@ -26,7 +27,8 @@ def make_schedule(config: ConfigDict, total_steps: int) -> Schedule:
         https://arxiv.org/abs/1801.06146, eq. 3, where cut_frac is our `warmup_fraction` and ratio
         is 1 / `final_fraction`).
     """
-    peak, final = config.learning_rate, config.learning_rate * config.final_fraction
+    fraction = config.get("final_fraction", 1.0)
+    peak, final = config.learning_rate, config.learning_rate * fraction
     warmup = round(config.warmup_fraction * total_steps)
     rest = max(total_steps - warmup, 1)
     if config.schedule == "slanted_triangular":
@@ -34,7 +36,7 @@ def make_schedule(config: ConfigDict, total_steps: int) -> Schedule:
         return optax.join_schedules([rising, optax.linear_schedule(peak, final, rest)], [warmup])
     decay = {
         "linear": lambda: optax.linear_schedule(peak, final, rest),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, config.final_fraction),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, fraction),
         "constant": lambda: optax.constant_schedule(peak),
     }[config.schedule]()
     rising = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
@@ -49,7 +51,9 @@ def make_optimizer(
     factors: Mapping[str, float] | None = None,
     groups: Sequence[Sequence[str]] | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019) on gradients clipped to a global norm.
+    """Optax's AdamW (Loshchilov & Hutter 2019) or another, on gradients clipped to a global norm.
+
+    Weight decay is decoupled for all of them: added to the direction, and scaled by the rate.
 
     Args:
         config: the `optimizer` part of the config.
@@ -63,14 +67,15 @@ def make_optimizer(
     """
     factors = factors or {}
     groups = [list(group) for group in groups or [trainable]]
-    clip = optax.clip_by_global_norm(config.max_gradient_norm)
-    adam = optax.chain(
-        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+    clip = optax.identity()
+    if config.max_gradient_norm is not None:
+        clip = optax.clip_by_global_norm(config.max_gradient_norm)
+    direction = optax.chain(
+        _direction(config), optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
     )
 
     def init(parameters):
-        states = tuple(adam.init(_take(parameters, group)) for group in groups)
+        states = tuple(direction.init(_take(parameters, group)) for group in groups)
         return jnp.zeros((), jnp.int32), states
 
     def update(gradients, state, parameters):
@@ -80,7 +85,7 @@ def make_optimizer(
         for index, group in enumerate(groups):
             if group[0] not in gradients:
                 continue
-            directions, states[index] = adam.update(
+            directions, states[index] = direction.update(
                 _take(gradients, group), states[index], _take(parameters, group)
             )
             updates |= directions
@@ -96,7 +101,33 @@ def make_optimizer(
 
 def decay_mask(trainable: Parameters) -> dict[str, bool]:
     """True for what weight decay applies to: kernels and embeddings, not biases and norm scales."""
-    return {path: path.rpartition(".")[2] not in ("bias", "scale") for path in trainable}
+    return {path: not path.endswith(("bias", ".scale")) for path in trainable}
+
+
+def _direction(config: ConfigDict) -> optax.GradientTransformation:
+    """What gradients become, before rate and decay."""
+    return {
+        "adamw": lambda: optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        "adafactor": lambda: optax.chain(
+            optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
+        ),
+        "lion": lambda: optax.scale_by_lion(config.beta1, config.beta2),
+        "muon": lambda: _muon(config.momentum),
+        "sgd": lambda: optax.trace(config.momentum),
+    }[config.name]()
+
+
+def _muon(momentum: float) -> optax.GradientTransformation:
+    """Matrices orthogonalised (Jordan et al. 2024), everything else by Adam."""
+
+    def kinds(parameters):
+        return {
+            path: "muon" if value.ndim == 2 and not path.endswith(".embedding") else "adam"
+            for path, value in parameters.items()
+        }
+
+    matrices = optax.contrib.scale_by_muon(beta=momentum)
+    return optax.partition({"muon": matrices, "adam": optax.scale_by_adam()}, kinds)
 
 
 def _take(parameters: Parameters, paths: Sequence[str]) -> Parameters:

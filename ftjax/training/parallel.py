@@ -1,8 +1,7 @@
 """How one step runs on many devices: jit over a mesh (the default), or pmap over replicas.
 
-Both map the same functions and offer the same five methods; nothing else in ftjax knows how many
-devices there are. Several hosts join through `jax.distributed.initialize()`, which reads the
-cluster's own settings (SLURM, GKE, TPU pods); each host then feeds its part of every batch.
+Both map the same functions and offer the same methods; nothing else in ftjax knows how many devices
+there are. One process sees them all: several hosts are refused before a run begins.
 """
 
 from collections.abc import Callable
@@ -28,11 +27,6 @@ def make_parallel(config: ConfigDict) -> "MeshParallel | PmapParallel":
     """
     devices = _devices(config.platform)
     if config.parallel == "pmap":
-        if config.mesh.fsdp * config.mesh.tensor > 1:
-            raise ValueError(
-                "config.training.parallel = 'pmap' replicates all parameters; set mesh.fsdp and "
-                "mesh.tensor to 1, or use parallel = 'mesh'."
-            )
         return PmapParallel(devices)
     return MeshParallel(devices, config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
 

@@ -11,14 +11,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftjax.penalties.penalties import NO_PENALTIES, Forward, Penalties
+from ftjax.losses.forward import Forward, forward
+from ftjax.penalties.penalties import NO_PENALTIES, Penalties
 from ftjax.randomness import run_key
-from ftjax.tuning import Parameters, Rebuild
 from ftjax.tuning.averaging import Averaging, no_averaging
 from ftjax.tuning.noise import give_keys
+from ftjax.tuning.partition import Parameters, Rebuild
 
 Batch = Mapping[str, jax.Array]
-Loss = Callable[[Any, Batch], tuple[jax.Array, jax.Array, dict[str, jax.Array]]]
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+Loss = Callable[[Forward], tuple[jax.Array, jax.Array, Sums]]
 TrainStep = Callable[["TrainState", Parameters, Batch], tuple["TrainState", dict[str, jax.Array]]]
 
 
@@ -74,7 +76,7 @@ def make_train_step(
 
     Args:
         rebuild: (trainable, frozen) -> network, called as `network(batch, key=key)`.
-        loss: (outputs, batch) -> (loss sum, weight sum, metric sums), see `ftjax.losses`.
+        loss: of a pass -> (loss sum, weight sum, name -> sum and weight of a metric).
         optimizer: its state is in the TrainState.
         schedule: step -> learning rate, for the metrics.
         penalties: what is added to the loss, and to the gradients.
@@ -96,14 +98,12 @@ def make_train_step(
             return give_keys(rebuild(parameters, frozen), key)
 
         parameters = penalties.perturb(moving | resting, frozen, key)
-        tuned = network(parameters, key)
-        outputs = tuned(batch, key=key)
-        total, weight, metrics = loss(outputs, batch)
-        held = penalties.on_outputs(
-            Forward(network, parameters, frozen, tuned, outputs, batch, key, loss)
-        )
+        passed = forward(network, parameters, frozen, batch, key)
+        total, weight, metrics = loss(passed)
+        held = penalties.on_outputs(passed)
         total += sum(held.values(), jnp.zeros(()))
-        return total, {"loss": total, "weight": weight, **metrics, **held}
+        held = {name: (value, weight) for name, value in held.items()}
+        return total, {"loss": (total, weight), **metrics, **held}
 
     def gradients_and_sums(*arguments):
         gradients, sums = jax.grad(loss_sum, has_aux=True)(*arguments)
@@ -134,7 +134,7 @@ def make_train_step(
             parts[moving is not None and path not in moving][path] = value
         total = accumulated(*parts, frozen, batch, key)
         gradients, sums = total if axis_name is None else jax.lax.psum(total, axis_name)
-        weight = sums.pop("weight")
+        _, weight = sums["loss"]
         pulls = penalties.on_parameters(parts[0], frozen)
         gradients = {
             path: (gradient / weight + pulls.get(path, 0.0)).astype(state.trainable[path].dtype)
@@ -142,7 +142,7 @@ def make_train_step(
         }
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.trainable)
         trainable = state.trainable | optax.apply_updates(parts[0], updates)
-        metrics = {name: value / weight for name, value in sums.items()}
+        metrics = {name: value / share for name, (value, share) in sums.items()}
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         average = averaging(state.average, trainable, state.step)

@@ -5,9 +5,35 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+
+from ftjax.fields import Field, Fields
 
 Parameters = dict[str, jax.Array]
 Averaging = Callable[[Parameters, Parameters, jax.Array], Parameters]
+
+FIELDS: Fields = {
+    "averaging.method": Field(
+        "none",
+        "Score and keep an average over steps instead of the last parameters.",
+        options={
+            "none": {},
+            "ema": {"averaging.decay": Field(0.999, "Of ema.", above=0.0, below=1.0)},
+            "swa": {
+                "averaging.start_fraction": Field(
+                    0.5, "Share of the run after which swa begins.", minimum=0.0, below=1.0
+                )
+            },
+        },
+    ),
+    "averaging.wise_ft_alphas": Field(
+        (),
+        "After training, also score (1 - alpha) x start + alpha x tuned for these alphas.",
+        minimum=0.0,
+        maximum=1.0,
+        items=float,
+    ),
+}
 
 
 def no_averaging(average: Parameters, trainable: Parameters, step: jax.Array) -> Parameters:
@@ -18,9 +44,11 @@ def no_averaging(average: Parameters, trainable: Parameters, step: jax.Array) ->
 def make_averaging(settings: Any, total_steps: int) -> Averaging:
     """How the average follows the parameters: (average, trainable, step) -> average.
 
-    "ema": average <- decay * average + (1 - decay) * trainable, from the start values on (Polyak &
-    Juditsky 1992). "swa": the mean over all steps from `start_fraction` of the run on (Izmailov et
-    al. 2018, https://arxiv.org/abs/1803.05407, there once per epoch, here every step); before, the
+    "ema": average <- decay * average + (1 - decay) * trainable (Polyak & Juditsky 1992), corrected
+    for its beginning as Adam's moments are (Kingma & Ba 2015, section 3): divided by the weight of
+    what it has seen, so that no start value is left in it after a short run. "swa": the mean over
+    all steps from `start_fraction` of the run on (Izmailov et al. 2018,
+    https://arxiv.org/abs/1803.05407, there once per epoch, here every step); before, the
     parameters themselves.
 
     Args:
@@ -29,11 +57,12 @@ def make_averaging(settings: Any, total_steps: int) -> Averaging:
     """
     if settings.method == "none":
         return no_averaging
-    first = int(settings.start_fraction * total_steps)
+    first = int(settings.get("start_fraction", 0.0) * total_steps)
 
     def share_of_new(step):
         if settings.method == "ema":
-            return jnp.float32(1.0 - settings.decay)
+            seen = (step + 1).astype(jnp.float32)
+            return (1.0 - settings.decay) / (1.0 - settings.decay**seen)
         return 1.0 / jnp.maximum(step - first + 1, 1).astype(jnp.float32)
 
     def follow(average, trainable, step):
@@ -48,14 +77,16 @@ def make_averaging(settings: Any, total_steps: int) -> Averaging:
     return follow
 
 
-def interpolate(start: Parameters, end: Parameters, alpha: float) -> Parameters:
+def between(start: nnx.Module, end: nnx.Module, alpha: float) -> nnx.Module:
     """(1 - alpha) * start + alpha * end: WiSE-FT (Wortsman et al. 2022, 2109.01903, eq. 1).
 
-    Parameters of the task's own head have no meaningful start and are taken from the end.
+    Adapters are interpolated as the weights that they mean, so both networks are merged: between
+    two pairs of factors lies another product than between the two products. Parameters of the
+    task's own head have no meaningful start and are taken from the end.
 
     Args:
-        start: pretrained values.
-        end: tuned values, same paths.
+        start: the pretrained network, merged.
+        end: the tuned one, merged; changed in place, and returned.
         alpha: 0 for the pretrained network, 1 for the tuned one.
 
     Raises:
@@ -63,11 +94,10 @@ def interpolate(start: Parameters, end: Parameters, alpha: float) -> Parameters:
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha = {alpha} is outside [0, 1]: 0 is the start, 1 the tuned network.")
-    return {
-        path: (
-            (1.0 - alpha) * start[path].astype(jnp.float32) + alpha * value.astype(jnp.float32)
-        ).astype(value.dtype)
-        if path.startswith("backbone.")
-        else value
-        for path, value in end.items()
-    }
+    first = dict(nnx.to_flat_state(nnx.state(start, nnx.Param)))
+    for path, leaf in nnx.to_flat_state(nnx.state(end, nnx.Param)):
+        if path[0] != "backbone":
+            continue
+        low, high = (value[...].astype(jnp.float32) for value in (first[path], leaf))
+        leaf.set_value(((1.0 - alpha) * low + alpha * high).astype(leaf[...].dtype))
+    return end

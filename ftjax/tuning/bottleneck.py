@@ -12,11 +12,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ftjax.fields import Field, Fields
 from ftjax.tuning.adapted import AdaptedLinear
 from ftjax.tuning.masks import is_new
+from ftjax.tuning.method import IN_NETWORK, NOT_MERGED, TARGETS, Method
 from ftjax.tuning.targets import find_targets, replace_module
 
 LEAVES = ("down", "down_bias", "up", "up_bias")
+FIELDS: Fields = {
+    **IN_NETWORK,
+    **NOT_MERGED,
+    **TARGETS,
+    "tuning.bottleneck": Field(48, "Width of the adapters.", minimum=1),
+}
 
 
 class BottleneckLinear(AdaptedLinear):
@@ -79,3 +87,6 @@ def _add(network, settings, key, roles) -> Callable[[str], bool]:
         layer_key = jax.random.fold_in(key, index)
         replace_module(network, path, BottleneckLinear(layer, settings.bottleneck, layer_key))
     return lambda path: is_new(path) or path.rpartition(".")[2] in LEAVES
+
+
+METHODS = {"houlsby": Method(houlsby, FIELDS), "pfeiffer": Method(pfeiffer, FIELDS)}

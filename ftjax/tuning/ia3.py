@@ -13,6 +13,7 @@ from flax import nnx
 
 from ftjax.tuning.adapted import AdaptedLinear
 from ftjax.tuning.masks import is_new
+from ftjax.tuning.method import IN_NETWORK, TARGETS, Method
 from ftjax.tuning.targets import ROLES, find_targets, replace_module
 
 ROLES_OF_IA3 = ("key", "value", "query_key_value", "feed_forward_output")
@@ -76,3 +77,6 @@ def ia3(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], b
         inside = re.fullmatch(ROLES["feed_forward_output"], path)
         replace_module(network, path, (ScaledInput if inside else ScaledOutput)(layer))
     return lambda path: is_new(path) or path.endswith(".factor")
+
+
+METHODS = {"ia3": Method(ia3, {**IN_NETWORK, **TARGETS})}

@@ -1,9 +1,18 @@
 """Learning rates that differ between parameters, as factors of the schedule's."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from ftjax.tuning import METHODS
+from ftjax.tuning.masks import is_new
 from ftjax.tuning.targets import Block, block_of
+
+# Outside of the blocks and before them: embeddings and what makes them, a norm in front, DeBERTa's
+# relative positions and the convolution beside its first block.
+BELOW_BLOCKS = re.compile(
+    r".*(embed|\.(wte|wpe|shared|pre_layrnorm)\.|\.encoder\.(conv|LayerNorm)\.)", re.IGNORECASE
+)
 
 
 def learning_rate_factors(optimizer: Any, tuning: Any, paths: Sequence[str]) -> dict[str, float]:
@@ -11,25 +20,22 @@ def learning_rate_factors(optimizer: Any, tuning: Any, paths: Sequence[str]) -> 
 
     Three things multiply: `optimizer.head_learning_rate_factor` for the new head,
     `optimizer.layer_decay` to the power of the blocks above (discriminative fine-tuning, Howard &
-    Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.1, where it is 1/2.6), and for the
-    method lora_plus `tuning.learning_rate_ratio` on B (Hayou et al. 2024,
-    https://arxiv.org/abs/2402.12354).
+    Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.1, where it is 1/2.6), and what the
+    method says.
 
     Args:
         optimizer: that part of the config.
         tuning: that part of the config.
         paths: of the trainable parameters.
     """
-    heights = blocks_above(paths)
-    factors = {}
-    for path in paths:
-        factor = optimizer.layer_decay ** heights[path]
-        if not path.startswith("backbone."):
-            factor *= optimizer.head_learning_rate_factor
-        if tuning.method == "lora_plus" and path.rpartition(".")[2] == "lora_b":
-            factor *= tuning.learning_rate_ratio
-        factors[path] = factor
-    return factors
+    heights, decay = blocks_above(paths), optimizer.get("layer_decay", 1.0)
+    head, method = optimizer.get("head_learning_rate_factor", 1.0), METHODS[tuning.method]
+    return {
+        path: decay ** heights[path]
+        * (head if is_new(path) else 1.0)
+        * method.learning_rate_factor(path, tuning)
+        for path in paths
+    }
 
 
 def blocks_above(paths: Sequence[str]) -> dict[str, int]:
@@ -53,6 +59,4 @@ def blocks_above(paths: Sequence[str]) -> dict[str, int]:
 
 def is_below_blocks(path: str) -> bool:
     """Whether a parameter outside the blocks comes before them: embeddings and what makes them."""
-    return path.startswith("backbone.") and (
-        "embed" in path.lower() or ".wte" in path or ".wpe" in path or ".shared" in path
-    )
+    return not is_new(path) and bool(BELOW_BLOCKS.match(path))

@@ -14,15 +14,40 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ftjax.fields import Field, Fields
 from ftjax.models.dropout import dropout
 from ftjax.models.layers import Constant
 from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear, QuantizedLinear
 from ftjax.tuning.masks import is_new
+from ftjax.tuning.method import IN_NETWORK, TARGETS, Method
 from ftjax.tuning.targets import ROLES, find_targets, modules_of, replace_module
 
 ROLES_OF_LORA = ("query", "value", "query_key_value")
 ROLES_OF_QLORA = tuple(ROLES)
 LEAVES = ("lora_a", "lora_b", "magnitude")
+
+RANK: Fields = {
+    "tuning.rank": Field(8, "Of the adapters.", minimum=1),
+    "tuning.dropout": Field(0.0, "Of the adapters' inputs.", minimum=0.0, below=1.0),
+}
+FIELDS: Fields = {
+    **IN_NETWORK,
+    **TARGETS,
+    **RANK,
+    "tuning.alpha": Field(
+        16.0, "Adapters are scaled by alpha / rank (rslora: by its root).", above=0.0
+    ),
+    "tuning.rank_pattern": Field((), "Ranks of some layers, as 'regex=rank'.", items=str),
+    "tuning.alpha_pattern": Field((), "Alphas of some layers, as 'regex=alpha'.", items=str),
+}
+LORA_PLUS: Fields = {
+    "tuning.learning_rate_ratio": Field(16.0, "B's learning rate relative to A's.", above=0.0)
+}
+QLORA: Fields = {
+    "tuning.quantization": Field(
+        "nf4", "Bits of the frozen weights.", choices=("int8", "int4", "nf4")
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,11 +197,13 @@ def rslora(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str]
 
 
 def lora_plus(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
-    """LoRA whose B learns faster than A (Hayou et al. 2024, https://arxiv.org/abs/2402.12354).
-
-    The learning rates are in learning_rates.py.
-    """
+    """LoRA whose B learns faster than A (Hayou et al. 2024, https://arxiv.org/abs/2402.12354)."""
     return lora(network, settings, key)
+
+
+def lora_plus_rate(path: str, settings: Any) -> float:
+    """`learning_rate_ratio` for B."""
+    return settings.learning_rate_ratio if path.rpartition(".")[2] == "lora_b" else 1.0
 
 
 def dora(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
@@ -264,3 +291,13 @@ def _by_pattern(
             )
         values |= dict.fromkeys(fits, float(number))
     return values
+
+
+METHODS = {
+    "lora": Method(lora, FIELDS),
+    "rslora": Method(rslora, FIELDS),
+    "lora_plus": Method(lora_plus, {**FIELDS, **LORA_PLUS}, lora_plus_rate),
+    "dora": Method(dora, FIELDS),
+    "pissa": Method(pissa, FIELDS),
+    "qlora": Method(qlora, {**FIELDS, **QLORA}),
+}

@@ -1,15 +1,37 @@
 """Methods that choose among the parameters there are."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
 from flax import nnx
 
+from ftjax.fields import Field, Fields
+from ftjax.tuning.method import IN_NETWORK, Method, Predicate
 from ftjax.tuning.targets import block_of, nearest_paths, parameter_paths
 
-Predicate = Callable[[str], bool]
+EMBEDDING_ROWS: Fields = {
+    "tuning.embedding_rows": Field(
+        "seen",
+        "Rows of the token table that move: 'seen' in the training data (all if half are, or if an "
+        "output layer is tied to the table), or 'all'.",
+        choices=("seen", "all"),
+    )
+}
+LAYERS: Fields = {
+    "tuning.layers": Field(
+        "top:2",
+        "Blocks that move: top:N, bottom:N, block:N, or a regex for whole parameter paths.",
+    )
+}
+# With the pretrained network as it is, there is nothing in it to hold, to average or to vary.
+NOT_IN_NETWORK: Fields = dict.fromkeys(
+    [
+        *("averaging.wise_ft_alphas", "model.dropout", "optimizer.layer_decay"),
+        *("penalties.ewc", "penalties.feature_distillation", "penalties.kl_to_base"),
+        *("penalties.l2_sp", "penalties.mixout", "penalties.replay", "tuning.head_epochs"),
+    ]
+)
 
 
 def full(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
@@ -21,7 +43,15 @@ def linear_probe(network: nnx.Module, settings: Any, key: jax.Array) -> Predicat
     """Only the new head; dropout stays off in the frozen network.
 
     (Alain & Bengio 2016, https://arxiv.org/abs/1610.01644.)
+
+    Raises:
+        ValueError: the network has no new head.
     """
+    if all(map(is_pretrained, parameter_paths(network))):
+        raise ValueError(
+            "config.tuning.method = 'linear_probe' trains a new head, and this network has none; "
+            "choose another method."
+        )
     network.deterministic_backbone = True
     return is_new
 
@@ -64,6 +94,11 @@ def frozen_embeddings(network: nnx.Module, settings: Any, key: jax.Array) -> Pre
 def is_new(path: str) -> bool:
     """Whether a parameter is the task's own: not of the pretrained network."""
     return not path.startswith("backbone.")
+
+
+def is_pretrained(path: str) -> bool:
+    """Whether a parameter is of the pretrained network."""
+    return not is_new(path)
 
 
 def _by_leaf(network: nnx.Module, names: tuple[str, ...], what: str) -> Predicate:
@@ -113,3 +148,13 @@ def _matching(network: nnx.Module, pattern: str) -> set[str]:
             f"are: {', '.join(nearest_paths(pattern, paths))}."
         )
     return chosen
+
+
+METHODS = {
+    "full": Method(full, {**IN_NETWORK, **EMBEDDING_ROWS}),
+    "linear_probe": Method(linear_probe, NOT_IN_NETWORK),
+    "layers": Method(layers, {**LAYERS, **IN_NETWORK, **EMBEDDING_ROWS}),
+    "bitfit": Method(bitfit, IN_NETWORK),
+    "norms": Method(norms, IN_NETWORK),
+    "frozen_embeddings": Method(frozen_embeddings, IN_NETWORK),
+}

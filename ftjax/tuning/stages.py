@@ -33,8 +33,8 @@ def make_stages(paths: Collection[str], settings: Any) -> list[Stage]:
         settings: the `tuning` part of the config.
     """
     groups, every = [list(paths)], 0
-    if settings.unfreeze_epochs is not None:
-        groups, every = _from_the_top(paths), settings.unfreeze_epochs
+    if (epochs := settings.get("unfreeze_epochs")) is not None:
+        groups, every = _from_the_top(paths), epochs
     stages, moving = [], frozenset()
     for index, group in enumerate(groups):
         moving |= set(group)

@@ -13,8 +13,9 @@ from flax import nnx
 from ftjax.models.dropout import dropout
 from ftjax.models.layers import Constant
 from ftjax.tuning.adapted import AdaptedLinear
-from ftjax.tuning.lora import ROLES_OF_LORA
+from ftjax.tuning.lora import RANK, ROLES_OF_LORA
 from ftjax.tuning.masks import is_new
+from ftjax.tuning.method import IN_NETWORK, TARGETS, Method
 from ftjax.tuning.targets import find_targets, replace_module
 
 LEAVES = ("vera_d", "vera_b")
@@ -76,3 +77,6 @@ def vera(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], 
 def _uniform(key: jax.Array, shape: tuple[int, int], inputs: int) -> Constant:
     bound = (6.0 / inputs) ** 0.5
     return Constant(jax.random.uniform(key, shape, minval=-bound, maxval=bound))
+
+
+METHODS = {"vera": Method(vera, {**IN_NETWORK, **TARGETS, **RANK})}

@@ -7,13 +7,23 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ftjax.fields import Field, Fields
 from ftjax.models.attention import Prefix
 from ftjax.models.encoder_decoder import EncoderDecoderLM
 from ftjax.models.heads import LanguageModel, TextClassifier, token_embeddings
 from ftjax.models.prompt import Prompt, attention_modules
 from ftjax.tuning.masks import is_new
+from ftjax.tuning.method import IN_NETWORK, NOT_MERGED, Method
 
 SCALE = 0.02
+FIELDS: Fields = {
+    **IN_NETWORK,
+    **NOT_MERGED,
+    "tuning.virtual_tokens": Field(20, "Learned tokens in front of a text.", minimum=1),
+}
+P_TUNING: Fields = {
+    "tuning.prompt_hidden_size": Field(128, "Width of the network that makes them.", minimum=1)
+}
 
 
 def prefix(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
@@ -70,3 +80,10 @@ def _add(network, settings, key, hidden_size: int | None) -> Callable[[str], boo
     virtual = virtual[0].astype(jnp.float32)
     network.backbone.prompt = Prompt(virtual, hidden_size, key=encoder_key)
     return lambda path: is_new(path) or path.startswith("backbone.prompt.")
+
+
+METHODS = {
+    "prefix": Method(prefix, FIELDS),
+    "prompt": Method(prompt, FIELDS),
+    "p_tuning": Method(p_tuning, {**FIELDS, **P_TUNING}),
+}

@@ -23,7 +23,7 @@ from ftjax.models.sampling import Sampling
 from ftjax.pretrained.adapter import load_adapter
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.pretrained.load import load_model
-from ftjax.tuning import merge
+from ftjax.tuning.tune import merge
 from ftjax.use.finished import load_finished_run
 
 # What an incomplete character at the end of the tokens so far decodes to.
@@ -91,9 +91,10 @@ def load_writer_of_run(run: str | Path) -> Writer:
         ValueError: the run learned something else, or its pretrained weights have changed.
     """
     finished = load_finished_run(run)
-    if finished.backbone_name not in ("causal_lm", "seq2seq_lm"):
+    if finished.objective.network_name not in ("causal_lm", "seq2seq_lm"):
         raise ValueError(
-            f"The run in {run} learned {finished.config.task}; scripts/predict.py uses it."
+            f"The run in {run} learned {finished.config.objective.name}; scripts/predict.py uses "
+            "it."
         )
     return _writer(finished.network.backbone, finished.base)
 

@@ -2,22 +2,21 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
-from ftjax.files import read_json
+from ftjax.config import Config, config_of
+from ftjax.files import read_checked_json
 from ftjax.locate import sha256_of_folder
-from ftjax.models.heads import LanguageModel
+from ftjax.objectives import OBJECTIVES, Objective
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.runs.folder import RunFolder
-from ftjax.tasks.text_classification import classifier, classifier_network_name
+from ftjax.runs.result import Result
+from ftjax.training.build import load_network
 from ftjax.training.checkpoint import Checkpoints
-from ftjax.training.run import load_backbone
-from ftjax.tuning import merge, tune
+from ftjax.tuning.tune import merge, tune
 
 MERGE_TOLERANCE = 1e-4
 
@@ -27,18 +26,23 @@ class FinishedRun:
     """A finished run, loaded.
 
     Attributes:
+        folder: the run's.
         config: the run's.
-        facts: what its task wrote down, such as the names of the classes.
+        objective: what it learned, without its data.
         base: the checkpoint folder it started from.
-        backbone_name: which of the family's networks `network.backbone` is.
-        network: the task's network with the best parameters.
+        network: the objective's network with the best parameters.
     """
 
-    config: ConfigDict
-    facts: dict[str, Any]
+    folder: RunFolder
+    config: Config
+    objective: Objective
     base: Path
-    backbone_name: str
     network: nnx.Module
+
+    @property
+    def result(self) -> Result:
+        """What it found."""
+        return self.folder.result()
 
 
 def load_finished_run(run: str | Path) -> FinishedRun:
@@ -46,29 +50,23 @@ def load_finished_run(run: str | Path) -> FinishedRun:
 
     Raises:
         FileNotFoundError: the folder holds no finished run.
-        ValueError: the pretrained weights are not those the run began with.
+        ValueError: the pretrained weights are not those the run began with, or a file is damaged.
     """
     folder = RunFolder(run)
-    config = folder.config()
-    if folder.recall("result") is None:
+    config = config_of(folder.config())
+    if folder.result() is None:
         raise FileNotFoundError(
             f"The run in {run} is not finished; the command that started it continues it."
         )
-    facts = folder.recall("task")
+    task = folder.recall("task")
     base = checkpoint_folder(config.model.reference)
     _refuse_other_weights(folder, config.model.reference, base)
-    if config.task == "causal_lm":
-        name = "causal_lm"
-        network = LanguageModel(load_backbone(config, base, name), config.model.logits_at_once)
-    else:
-        name = classifier_network_name(config, base)
-        backbone = load_backbone(config, base, name)
-        network = classifier(config, backbone, len(facts["classes"]), config.seed)
-    tokens = folder.recall("training_tokens")
-    rebuild, trainable, frozen = tune(network, config.tuning, config.seed, tokens)
+    objective = OBJECTIVES[config.objective.name](config, base, task["facts"])
+    network = load_network(config, objective)
+    rebuild, trainable, frozen = tune(network, config.tuning, config.seed, task["training_tokens"])
     with Checkpoints(folder.checkpoints, keep_last=1_000) as checkpoints:
         _, best, _ = checkpoints.restore_best(trainable)
-    return FinishedRun(config, facts, base, name, rebuild(best, frozen))
+    return FinishedRun(folder, config, objective, base, rebuild(best, frozen))
 
 
 def merged_backbone(run: FinishedRun) -> nnx.Module:
@@ -96,7 +94,7 @@ def _hidden(backbone: nnx.Module, ids: np.ndarray) -> np.ndarray:
 
 
 def _refuse_other_weights(folder: RunFolder, reference: str, base: Path) -> None:
-    expected = read_json(folder.path / "manifest.json")["weights_sha256"][reference]
+    expected = read_checked_json(folder.path / "manifest.json")["weights_sha256"][reference]
     if sha256_of_folder(base) != expected:
         raise ValueError(
             f"{base} is not what the run in {folder.path} began with (SHA-256 differs). Bring back "

@@ -1,87 +1,68 @@
-"""Sorting texts with a finished run."""
+"""Predictions of a finished run for new records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
-from ftjax.data.batching import make_batch, plan_batches
-from ftjax.data.text import load_tokenizer, tokenize
-from ftjax.evaluation.evaluate import outputs_by_example
+from ftjax.evaluation.measurement import Measurement
+from ftjax.training.measure import Measure
 from ftjax.training.parallel import make_parallel
+from ftjax.training.report import Track, no_track
 from ftjax.use.finished import load_finished_run
 
 
-class TextClassificationPredictor:
-    """Sorts texts with a finished run.
+class Predictor:
+    """Predicts with a finished run.
 
     Attributes:
-        classes: names, in the order of the probabilities.
-        fields: our names -> columns of a file of texts.
+        objective: what the run learned.
+        fields: our names -> columns of a file of records.
     """
 
-    def __init__(self, run: str | Path):
+    def __init__(self, run: str | Path, track: Track = no_track):
         """Loads the run.
 
         Raises:
             FileNotFoundError: the folder holds no finished run.
-            ValueError: the run learned something else, or its pretrained weights have changed.
+            ValueError: the run learned to write, or its pretrained weights have changed.
         """
         finished = load_finished_run(run)
-        self._config = finished.config
-        if self._config.task != "text_classification":
-            raise ValueError(
-                f"The run in {run} learned {self._config.task}; scripts/chat.py talks with it."
-            )
-        self.classes: list[str] = finished.facts["classes"]
-        self.fields = {"text": self._config.data.text_field}
-        if self._config.data.second_text_field is not None:
-            self.fields["second_text"] = self._config.data.second_text_field
-        self._tokenizer = load_tokenizer(finished.base)
-        self._parallel = make_parallel(self._config.training)
+        self.objective = finished.objective
+        self.fields = finished.objective.prediction_fields
+        if not self.fields:
+            self.objective.prediction_examples([])
+        self._size = finished.config.evaluation.batch_size
+        self._track = track
+        self._parallel = make_parallel(finished.config.training)
         graphdef, state = nnx.split(finished.network)
         self._state = self._parallel.place(state)
-        self._function = self._parallel.map_evaluate(
-            lambda state, batch: nnx.merge(graphdef, state)(batch)
-        )
+        self._rebuild = lambda state, _: nnx.merge(graphdef, state)
+        self._measures: dict[int, Measure] = {}
 
-    def __call__(
-        self, texts: Sequence[str], second_texts: Sequence[str] | None = None
-    ) -> np.ndarray:
-        """Probabilities float32 [texts, classes].
+    def outputs(self, records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """The network's outputs, [records, ...], such as logits.
 
         Args:
-            texts: to be sorted.
-            second_texts: the other halves, where the run was trained on pairs.
+            records: each with our names for its columns (see `fields`).
 
         Raises:
-            ValueError: pairs given to a run of single texts, or the other way round.
+            ValueError: a record that is not what the run was trained on.
         """
-        pairs = self._config.data.second_text_field is not None
-        if pairs != (second_texts is not None):
-            wanted = "pairs of texts" if pairs else "single texts"
-            raise ValueError(f"This run was trained on {wanted}; give it {wanted}.")
-        second = second_texts if pairs else [None] * len(texts)
-        records = [{"text": a, "second_text": b} for a, b in zip(texts, second, strict=True)]
-        buckets = self._config.data.buckets
-        tokens = tokenize(
-            records,
-            self._tokenizer,
-            max_length=buckets[-1],
-            second_text_field="second_text" if pairs else None,
-        )
-        # Few texts need no wide batch.
+        examples = self.objective.prediction_examples(records)
+        # Few records need no wide batch.
         multiple = self._parallel.batch_multiple
-        rows = min(self._config.evaluation.batch_size, -(-len(records) // multiple) * multiple)
-        plans = plan_batches(
-            tokens.lengths, batch_size=rows, buckets=buckets, seed=0, epoch=0, shuffle=False
+        rows = min(self._size, -(-len(records) // multiple) * multiple)
+        measure = self._measures.setdefault(
+            rows, Measure(self._parallel, self._rebuild, {}, rows, self._track)
         )
-        labels = np.zeros(len(records), np.int32)
-        pad = self._tokenizer.pad_token_id
-        batches = (
-            make_batch(tokens, labels, plan, batch_size=rows, pad_token_id=pad) for plan in plans
+        measurement = Measurement(
+            {"records": examples}, self.objective.outputs, lambda found: found["records"]
         )
-        logits = outputs_by_example(self._function, batches, self._parallel, self._state)
-        return np.asarray(jax.nn.softmax(logits, axis=-1))
+        return measure(measurement, self._state)
+
+    def __call__(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What is predicted for each record, as JSON values; see `outputs`."""
+        return self.objective.predictions(self.outputs(records)) if len(records) else []

@@ -16,7 +16,7 @@ from ftjax.training.lanes import make_lane_step, stack_lanes
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.run import build
 from ftjax.training.step import make_train_step, new_state
-from ftjax.tuning import tune
+from ftjax.tuning.tune import tune
 
 ROUNDS = 7
 LANES = 4
@@ -108,7 +108,7 @@ def compare_probe(console: Console) -> dict:
     )
 
     def on_kept_features():
-        kept = np.zeros((parts.task.count("train"), 384), np.float32)
+        kept = np.zeros((len(parts.objective.labels["train"]), 384), np.float32)
         for batch in encoder.epoch_batches(parts, config, 0):
             real = batch["example_ids"] >= 0
             found = features(parts.trainable, parts.frozen, batch)
@@ -140,7 +140,7 @@ def compare_lanes(console: Console) -> dict:
             return rate * unit(step)
 
         optimizer = make_optimizer(config.optimizer, schedule, parts.trainable)
-        return make_train_step(parts.rebuild, parts.task.loss, optimizer, schedule)
+        return make_train_step(parts.rebuild, parts.objective.loss, optimizer, schedule)
 
     optimizer = make_optimizer(config.optimizer, unit, parts.trainable)
     states = [new_state(seed, parts.trainable, optimizer) for seed in range(LANES)]

@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from side_by_side.timing import OURS, Timing, report, seconds_of
 
-from ftjax.config import load_experiment, override
+from ftjax.config import override
+from ftjax.data.examples import plan
+from ftjax.experiment import load_experiment
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
+from ftjax.training.build import Parts, build
 from ftjax.training.loop import Clock, CompiledByShape
 from ftjax.training.optimizer import make_optimizer, make_schedule
-from ftjax.training.run import Parts, build
 from ftjax.training.step import make_train_step, new_state
 
 SHAPES = flags.DEFINE_list("shapes", ["32x128", "32x64"], "Rows x tokens of the encoder's step.")
@@ -40,7 +42,7 @@ class Ours:
     def __init__(self, parts: Parts, config: ConfigDict, total_steps: int):
         schedule = make_schedule(config.optimizer, total_steps)
         optimizer = make_optimizer(config.optimizer, schedule, parts.trainable)
-        step = make_train_step(parts.rebuild, parts.task.loss, optimizer, schedule)
+        step = make_train_step(parts.rebuild, parts.objective.loss, optimizer, schedule)
         self._parts, self._clock = parts, Clock()
         self._step = CompiledByShape(parts.parallel.map_train(step), self._clock)
         start = new_state(config.seed, parts.trainable, optimizer)
@@ -187,16 +189,14 @@ def trainer_epoch(parts: Parts, config: ConfigDict, seed: int) -> float:
     import torch
     import transformers
 
-    task, size = parts.task, config.data.batch_size
-    train = task.splits["train"]
+    objective, size = parts.objective, config.data.batch_size
+    tokens, labels = objective.examples["train"].tokens, objective.labels["train"]
     rows = [
         {
-            "input_ids": train.tokens.input_ids[start:end].tolist(),
+            "input_ids": tokens.input_ids[start:end].tolist(),
             "labels": int(label),
         }
-        for start, end, label in zip(
-            train.tokens.offsets[:-1], train.tokens.offsets[1:], train.labels, strict=True
-        )
+        for start, end, label in zip(tokens.offsets[:-1], tokens.offsets[1:], labels, strict=True)
     ]
     on_gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
@@ -223,7 +223,7 @@ def trainer_epoch(parts: Parts, config: ConfigDict, seed: int) -> float:
             torch_classifier(parts, config),
             arguments,
             train_dataset=rows,
-            data_collator=transformers.DataCollatorWithPadding(task.tokenizer),
+            data_collator=transformers.DataCollatorWithPadding(objective.tokenizer),
         )
         start = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -233,8 +233,8 @@ def trainer_epoch(parts: Parts, config: ConfigDict, seed: int) -> float:
 
 def random_batches(parts: Parts, rows: int, length: int, count: int) -> list[dict]:
     """Full rows of random tokens of the training data."""
-    random, classes = np.random.default_rng(0), len(parts.task.classes)
-    tokens = np.unique(parts.task.training_tokens())
+    random, classes = np.random.default_rng(0), len(parts.objective.classes)
+    tokens = np.unique(parts.objective.examples["train"].token_ids())
     return [
         {
             "input_ids": random.choice(tokens, (rows, length)).astype(np.int32),
@@ -249,8 +249,11 @@ def random_batches(parts: Parts, rows: int, length: int, count: int) -> list[dic
 def epoch_batches(parts: Parts, config: ConfigDict, epoch: int) -> list[dict]:
     """All batches of an epoch, in our buckets."""
     size = config.data.batch_size
-    plans = parts.task.plan("train", size, epoch=epoch)
-    return [parts.task.make("train", size, plan) for plan in plans]
+    examples = parts.objective.examples["train"]
+    return [
+        examples.batch(planned.indices, rows=size, length=planned.length)
+        for planned in plan(examples, size, seed=config.seed, epoch=epoch)
+    ]
 
 
 def check_losses(config: ConfigDict) -> float:
@@ -323,4 +326,4 @@ def compare_epochs(console: Console) -> dict:
             taken = seconds_of(lambda side=side, batches=batches: side.steps(batches()))
             timings[side.name].seconds.append(taken)
         timings["Trainer"].seconds.append(trainer_epoch(parts, config, epoch))
-    return report(console, "one epoch", timings, parts.task.count("train"), "examples")
+    return report(console, "one epoch", timings, len(parts.objective.labels["train"]), "examples")

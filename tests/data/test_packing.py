@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftjax.data.packing import next_token_batch, pack
+from ftjax.data.examples import PackedExamples
+from ftjax.data.packing import pack
 from ftjax.data.text import TokenizedText
 
 
@@ -36,7 +37,7 @@ def test_every_token_once_in_order_within_its_text(lengths, length):
 def test_each_token_but_the_first_of_a_piece_is_predicted_once(lengths, length):
     packed = pack(tokens_of(lengths), length)
     rows = len(packed.input_ids)
-    batch = next_token_batch(packed, np.arange(rows), batch_size=rows + 3)
+    batch = PackedExamples(packed, "").batch(np.arange(rows), rows=rows + 3, length=length)
     predicted = batch["weights"] > 0
     np.testing.assert_array_equal(batch["labels"][predicted], batch["input_ids"][predicted] + 1)
     pieces = sum(-(-n // length) for n in lengths)
@@ -66,6 +67,6 @@ def test_a_hundred_thousand_texts_take_no_quadratic_time():
 @pytest.mark.parametrize("missing", [0, 3])
 def test_rows_that_only_fill_up_have_no_weight(missing):
     packed = pack(tokens_of([4, 4]), 4)
-    batch = next_token_batch(packed, np.arange(2), batch_size=2 + missing)
+    batch = PackedExamples(packed, "").batch(np.arange(2), rows=2 + missing, length=4)
     assert batch["weights"][2:].sum() == 0
     np.testing.assert_array_equal(batch["example_ids"], [0, 1] + [-1] * missing)

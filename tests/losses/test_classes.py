@@ -4,7 +4,7 @@ import pytest
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from ftjax.losses.classes import balancing_weights, loss
+from ftjax.losses.classes import class_weights, loss
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_sum_over_real_rows_is_scikit_learns(case):
     assert float(weight) == 5
     assert float(total) / 5 == pytest.approx(expected, abs=1e-6)
     right = (logits.argmax(-1) == batch["labels"])[real].sum()
-    assert float(metrics["accuracy"]) == right
+    assert [float(x) for x in metrics["accuracy"]] == [right, 5]
 
 
 def test_label_smoothing_is_its_closed_form(case):
@@ -45,11 +45,14 @@ def test_label_smoothing_is_its_closed_form(case):
 def test_class_weights_weigh_loss_and_divisor(case):
     logits, batch = case
     weights = (1.0, 2.0, 0.5, 3.0)
-    total, weight, _ = loss(jnp.asarray(logits), batch, class_weights=weights)
+    total, weight, metrics = loss(jnp.asarray(logits), batch, class_weights=weights)
     of_row = np.asarray(weights)[batch["labels"]] * batch["weights"]
     losses = -np.log(probabilities(logits))[np.arange(7), batch["labels"]]
     assert float(weight) == pytest.approx(of_row.sum())
     assert float(total) == pytest.approx((losses * of_row).sum(), rel=1e-6)
+    # Accuracy is of examples, whatever their classes weigh.
+    _, _, plain = loss(jnp.asarray(logits), batch)
+    assert [float(x) for x in metrics["accuracy"]] == [float(x) for x in plain["accuracy"]]
 
 
 def test_a_batch_of_nothing_but_padding_adds_nothing(case):
@@ -60,18 +63,26 @@ def test_a_batch_of_nothing_but_padding_adds_nothing(case):
 
 def test_balanced_weights_are_scikit_learns():
     labels = np.array([0, 0, 0, 1, 2, 2])
-    ours = balancing_weights(labels, 3, "balanced")
+    ours = class_weights(labels, "abc", "balanced")
     theirs = compute_class_weight("balanced", classes=np.arange(3), y=labels)
     np.testing.assert_allclose(ours, theirs)
 
 
 def test_square_root_weights_lie_between_and_average_to_one():
     labels = np.array([0] * 16 + [1])
-    weights = np.asarray(balancing_weights(labels, 2, "square_root"))
+    weights = np.asarray(class_weights(labels, "ab", "square_root"))
     assert weights[1] / weights[0] == pytest.approx(4)
     assert weights[labels].mean() == pytest.approx(1)
-    assert balancing_weights(labels, 2, "none") is None
+    assert class_weights(labels, "ab", "none") is None
 
 
 def test_a_class_without_examples_does_not_divide_by_zero():
-    assert np.isfinite(balancing_weights(np.array([0, 0]), 2, "balanced")).all()
+    assert np.isfinite(class_weights(np.array([0, 0]), "ab", "balanced")).all()
+
+
+def test_own_weights_by_name():
+    assert class_weights(np.array([0]), ["ham", "spam"], "spam=5.5") == (1.0, 5.5)
+    assert class_weights(np.array([0]), ["a=b", "c"], "a=b=2, c=3") == (2.0, 3.0)
+    for wrong in ("spma=5", "spam", "spam=-1", "spam=nan", ""):
+        with pytest.raises(ValueError, match="must be a class, '=', and a number"):
+            class_weights(np.array([0]), ["ham", "spam"], wrong)

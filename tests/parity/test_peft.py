@@ -17,7 +17,8 @@ from ftjax.models.heads import LanguageModel  # noqa: E402
 from ftjax.models.rotary import rotate  # noqa: E402
 from ftjax.pretrained.adapter import load_adapter, save_adapter  # noqa: E402
 from ftjax.pretrained.load import load_model  # noqa: E402
-from ftjax.tuning import merge, partition, tune  # noqa: E402
+from ftjax.tuning.partition import partition  # noqa: E402
+from ftjax.tuning.tune import merge, tune  # noqa: E402
 
 # Of peft about transformers.
 pytestmark = pytest.mark.filterwarnings(

@@ -4,8 +4,8 @@ Needs no torch; it is here because it takes minutes.
 """
 
 import pytest
-from cases import FAMILY_NAMES
 from test_methods import FAMILIES_HERE, check, refusal
+from tiny import FAMILY_NAMES
 
 from ftjax.tuning import METHODS
 

@@ -6,19 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import make_case
 from flax import nnx
 from scipy.special import log_softmax, rel_entr, softmax
+from tiny import make_case
 
 from ftjax.config import base_config
 from ftjax.losses import classes
 from ftjax.losses.divergence import divergence
+from ftjax.losses.forward import START, forward, of_outputs
 from ftjax.models.heads import TokenOutputs
 from ftjax.penalties.fisher import add_squared_gradients, normalised
 from ftjax.penalties.penalties import (
     FISHER,
-    START,
-    Forward,
     ewc_gradient,
     feature_distance,
     l2_sp_gradient,
@@ -29,8 +28,8 @@ from ftjax.penalties.penalties import (
 )
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.step import make_train_step, new_state
-from ftjax.tuning import tune
-from ftjax.tuning.averaging import interpolate, make_averaging
+from ftjax.tuning.averaging import between, make_averaging
+from ftjax.tuning.tune import tune
 
 
 def values(seed, **shapes):
@@ -97,7 +96,7 @@ def test_divergence_of_language_models_is_that_of_their_tokens(logits_at_once):
 
 def forward_of(family, *, dropout=0.0, move=0.0, key=None, extra=None):
     """A forward pass of a tiny network, `move` away from its start."""
-    network, batch, loss = make_case(family)
+    network, batch, _ = make_case(family)
     rebuild, start, frozen = tune(network, base_config().tuning, 0)
     frozen = frozen | {START + path: value for path, value in start.items()}
     random = np.random.default_rng(3)
@@ -113,8 +112,7 @@ def forward_of(family, *, dropout=0.0, move=0.0, key=None, extra=None):
         return model
 
     batch = batch | (extra or {})
-    tuned = network_of(now, key)
-    return Forward(network_of, now, frozen, tuned, tuned(batch, key=key), batch, key, loss)
+    return forward(network_of, now, frozen, batch, key)
 
 
 @pytest.mark.parametrize("name", ["kl_to_base", "feature_distillation"])
@@ -122,7 +120,7 @@ def forward_of(family, *, dropout=0.0, move=0.0, key=None, extra=None):
 def test_nothing_is_held_at_the_start_and_something_away_from_it(family, name):
     settings = base_config().penalties
     settings[name] = 2.0
-    penalties = make_penalties(settings)
+    penalties = make_penalties(settings, None)
     assert penalties.needs_start
     at_start = penalties.on_outputs(forward_of(family))
     assert float(at_start[name]) == pytest.approx(0, abs=1e-5)
@@ -141,16 +139,16 @@ def test_replay_of_a_language_model_is_its_loss_and_of_an_encoder_its_features()
     _, batch, loss = make_case("llama")
     other = {name: value[:2] for name, value in batch.items()}
     other["weights"] = 0.5 * other["weights"]
-    forward = forward_of("llama", extra={f"replay_{k}": v for k, v in other.items()})
-    expected, _, _ = loss(forward.tuned(other), other)
-    assert float(replay(forward)) == pytest.approx(float(expected), rel=1e-6)
+    passed = forward_of("llama", extra={f"replay_{k}": v for k, v in other.items()})
+    expected, _, _ = loss(passed.tuned(other), other)
+    assert float(replay(passed, of_outputs(loss))) == pytest.approx(float(expected), rel=1e-6)
 
     _, batch, _ = make_case("bert")
     other = {name: value[1:3] for name, value in batch.items() if name != "labels"}
-    forward = forward_of("bert", move=0.2, extra={f"replay_{k}": v for k, v in other.items()})
-    now, base = forward.tuned.features(other), forward.base().features(other)
+    passed = forward_of("bert", move=0.2, extra={f"replay_{k}": v for k, v in other.items()})
+    now, base = passed.tuned.features(other), passed.base().features(other)
     expected = np.mean((np.asarray(now) - np.asarray(base)) ** 2, -1).sum()
-    assert float(replay(forward)) == pytest.approx(expected, rel=1e-5)
+    assert float(replay(passed, None)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_feature_distance_by_hand():
@@ -175,33 +173,43 @@ def test_mixout_puts_back_the_right_share_and_keeps_the_mean():
 
 
 def test_averages_by_hand():
-    settings = base_config().averaging
+    config = base_config()
     sequence = [jnp.float32(x) for x in (4.0, 1.0, 7.0, 2.0)]
 
     def follow(method, **changes):
-        settings.method = method
+        config.averaging.method = method
         for name, value in changes.items():
-            settings[name] = value
-        averaging, average = make_averaging(settings, 4), {"a": jnp.float32(5.0)}
+            config.averaging[name] = value
+        averaging, average = make_averaging(config.averaging, 4), {"a": jnp.float32(5.0)}
         found = []
         for step, value in enumerate(sequence):
             average = averaging(average, {"a": value}, jnp.int32(step))
             found.append(float(average["a"]))
         return found
 
-    np.testing.assert_allclose(follow("ema", decay=0.5), [4.5, 2.75, 4.875, 3.4375])
+    # Weights 1/2, 1/4, ... from the last, divided by their sum.
+    np.testing.assert_allclose(follow("ema", decay=0.5), [4, 2, 34 / 7, 50 / 15], rtol=1e-6)
+    config.averaging.decay = 0.999
     np.testing.assert_allclose(follow("swa", start_fraction=0.5), [4, 1, 7, 4.5])
     np.testing.assert_allclose(follow("swa", start_fraction=0.0), [4, 2.5, 4, 3.5])
 
 
+class Headed(nnx.Module):
+    def __init__(self, seed):
+        values = np.random.default_rng(seed).normal(size=(2, 3))
+        self.backbone = nnx.Dict(a=nnx.Param(jnp.asarray(values[0])))
+        self.classifier = nnx.Param(jnp.asarray(values[1]))
+
+
 def test_interpolation_leaves_the_new_head_alone():
-    found = interpolate(BEFORE, NOW, 0.25)
-    expected = 0.75 * BEFORE["backbone.a"] + 0.25 * NOW["backbone.a"]
-    np.testing.assert_allclose(found["backbone.a"], expected, rtol=1e-6)
-    np.testing.assert_array_equal(found["classifier.kernel"], NOW["classifier.kernel"])
+    start, end = Headed(0), Headed(1)
+    expected = 0.75 * start.backbone.a[...] + 0.25 * end.backbone.a[...]
+    found = between(start, Headed(1), 0.25)
+    np.testing.assert_allclose(found.backbone.a[...], expected, rtol=1e-6)
+    np.testing.assert_array_equal(found.classifier[...], end.classifier[...])
     for alpha in (-0.1, 1.1):
         with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
-            interpolate(BEFORE, NOW, alpha)
+            between(start, end, alpha)
 
 
 class Linear(nnx.Module):
@@ -269,10 +277,10 @@ def step_once(settings, accumulation_steps=1, weights=(1, 1, 0, 1)):
     step = jax.jit(
         make_train_step(
             rebuild,
-            classes.loss,
+            of_outputs(classes.loss),
             optimizer,
             schedule,
-            penalties=make_penalties(settings),
+            penalties=make_penalties(settings, of_outputs(classes.loss)),
             accumulation_steps=accumulation_steps,
         )
     )

@@ -13,31 +13,30 @@ import sys
 
 from rich.console import Console
 
-import ftjax.tasks.text_classification as task_module
 import ftjax.training.checkpoint as checkpoint_module
-from ftjax.config import base_config, override
+from ftjax.config import config_of
+from ftjax.data.examples import FeatureExamples, TextExamples
+from ftjax.interrupt import Stopped
 from ftjax.training.run import run
 
 folder, values, where = sys.argv[1:]
-config = override(
-    base_config(),
-    {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(values).items()},
-)
+config = config_of(json.loads(values))
 kind, *details = where.split()
 count = 0
 
 
 def at_batch(original):
-    def make(self, split, batch_size, plan):
+    def batch(self, indices, *, rows, length):
         global count
-        if split == "train" and batch_size == config.data.batch_size:
+        # Training asks from `fit`, everything else from elsewhere.
+        if sys._getframe(1).f_code.co_filename.endswith("fit.py"):
             count += 1
             if count == int(details[0]):
                 number = signal.SIGKILL if kind == "step" else signal.Signals[details[1]]
                 os.kill(os.getpid(), number)
-        return original(self, split, batch_size, plan)
+        return original(self, indices, rows=rows, length=length)
 
-    return make
+    return batch
 
 
 def at_save(original):
@@ -54,10 +53,13 @@ def at_save(original):
 
 
 if kind in ("step", "signal"):
-    make = task_module.TextClassification.make
-    task_module.TextClassification.make = at_batch(make)
+    for examples in (TextExamples, FeatureExamples):
+        examples.batch = at_batch(examples.batch)
 elif kind == "save":
     checkpoint_module._save = at_save(checkpoint_module._save)
 
-result = run(config, folder, Console(width=200, soft_wrap=True))
-print("finished" if result else "stopped", flush=True)
+try:
+    run(config, folder, Console(width=200, soft_wrap=True))
+    print("finished", flush=True)
+except Stopped as stopped:
+    print(stopped, flush=True)

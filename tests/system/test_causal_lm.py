@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from ftjax.config import base_config, override, validate
-from ftjax.data.packing import next_token_batch, pack
+from ftjax.data.examples import PackedExamples
+from ftjax.data.packing import pack
 from ftjax.data.text import TokenizedText
 from ftjax.losses.tokens import loss as token_loss
 from ftjax.models.heads import LanguageModel
@@ -33,13 +34,12 @@ def config(tiny_llama, text, tiny_texts):
         base_config(),
         {
             "name": "tiny",
-            "task": "causal_lm",
+            "objective.name": "causal_lm",
             "model.reference": str(tiny_llama),
             "data.source": str(text),
-            "data.buckets": (32,),
+            "data.max_length": 32,
             "data.batch_size": 8,
             "evaluation.batch_size": 8,
-            "evaluation.metric": "perplexity",
             "optimizer.learning_rate": 1e-2,
             "training.epochs": 8,
             "retention.source": str(tiny_texts),
@@ -50,7 +50,7 @@ def config(tiny_llama, text, tiny_texts):
 def test_perplexity_falls_on_the_text_and_rises_elsewhere(tmp_path, config):
     console = Console(file=io.StringIO(), width=200)
     result = run(config, tmp_path / "run", console)
-    metrics = result["metrics"]
+    metrics = result.metrics
     assert metrics["test/perplexity"] < 0.3 * metrics["test/pretrained/perplexity"]
     assert metrics["retention/after"] > metrics["retention/before"]
     assert metrics["retention/change"] < 0
@@ -70,7 +70,7 @@ def test_packed_rows_have_the_loss_and_gradient_of_the_texts_alone(tiny_llama):
     def total(width):
         packed = pack(tokens, width)
         rows = len(packed.input_ids)
-        batch = next_token_batch(packed, np.arange(rows), batch_size=rows)
+        batch = PackedExamples(packed, "").batch(np.arange(rows), rows=rows, length=width)
         loss, weight, _ = token_loss(network(batch), batch)
         return rows, float(loss), float(weight)
 
@@ -88,10 +88,10 @@ def test_packed_rows_have_the_loss_and_gradient_of_the_texts_alone(tiny_llama):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"evaluation.metric": "macro_f1"}, "not measured by the task 'causal_lm'"),
-        ({"model.pooling": "first"}, "read only with task = 'text_classification'"),
-        ({"objective.label_smoothing": 0.1}, "read only with task = 'text_classification'"),
-        ({"tuning.method": "linear_probe"}, "has none"),
+        ({"evaluation.metric": "macro_f1"}, "allowed: one of 'perplexity', 'loss'"),
+        ({"model.pooling": "first"}, "read only with objective.name = 'classification'"),
+        ({"objective.label_smoothing": 0.1}, "read only with objective.name = 'classification'"),
+        ({"data.buckets": (8, 16)}, "read only with objective.name = 'classification'"),
     ],
 )
 def test_fields_that_this_task_does_not_read_are_refused(config, overrides, message):

@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from ftjax.config import override
-from ftjax.training.run import build, run
-from ftjax.use.predict import TextClassificationPredictor
+from ftjax.training.build import build
+from ftjax.training.run import run
+from ftjax.use.predict import Predictor
 
 FIELDS = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32},
@@ -54,11 +55,12 @@ def test_learns_and_predicts(tmp_path, config_of, family, pooling):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [line["train/loss"] for line in map(json.loads, lines) if "train/loss" in line]
     assert losses[-1] < 0.8 * losses[0], losses
-    predict = TextClassificationPredictor(tmp_path / "run")
-    assert predict.classes == ["a", "b", "c"]
+    predict = Predictor(tmp_path / "run")
+    assert predict.objective.classes == ["a", "b", "c"]
     alone, longer = "word1 word2 word3", "word21 " * 12
     # Padding to the longer text changes nothing.
-    np.testing.assert_allclose(predict([longer, alone])[1], predict([alone])[0], atol=1e-5)
+    both = predict.outputs([{"text": longer}, {"text": alone}])
+    np.testing.assert_allclose(both[1], predict.outputs([{"text": alone}])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

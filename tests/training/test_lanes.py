@@ -3,21 +3,22 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import make_case
+from tiny import make_case
 
 from ftjax.config import base_config
+from ftjax.losses.forward import of_outputs
 from ftjax.training.lanes import lane_of, make_lane_step, stack_lanes
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.step import make_train_step, new_state
-from ftjax.tuning import tune
+from ftjax.tuning.tune import tune
 
 LANES = [(0, 1e-2), (0, 3e-2), (7, 1e-2)]
 STEPS = 4
 
 
 def test_each_lane_is_its_own_run():
-    config = base_config()
-    config.tuning.method, config.tuning.dropout, config.tuning.rank = "lora", 0.2, 2
+    config = base_config(method="lora")
+    config.tuning.dropout, config.tuning.rank = 0.2, 2
     config.optimizer.learning_rate = 1.0
     unit = make_schedule(config.optimizer, STEPS)
     parts = {seed: tune(make_case("bert")[0], config.tuning, seed) for seed, _ in LANES}
@@ -29,7 +30,7 @@ def test_each_lane_is_its_own_run():
             return learning_rate * unit(step)
 
         optimizer = make_optimizer(config.optimizer, schedule, trainable)
-        return make_train_step(rebuild, loss, optimizer, schedule)
+        return make_train_step(rebuild, of_outputs(loss), optimizer, schedule)
 
     optimizer = make_optimizer(config.optimizer, unit, trainable)
     starts = [new_state(seed, parts[seed][1], optimizer) for seed, _ in LANES]

@@ -5,15 +5,17 @@ import functools
 import jax
 import numpy as np
 import pytest
-from cases import FAMILY_NAMES, VISION, make_case
 from flax import nnx
+from tiny import FAMILY_NAMES, VISION, make_case
 
 from ftjax.config import base_config
+from ftjax.losses.forward import of_outputs
 from ftjax.models.heads import TokenOutputs
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.step import make_train_step, new_state
-from ftjax.tuning import METHODS, merge, tune
+from ftjax.tuning import METHODS
 from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear
+from ftjax.tuning.tune import merge, tune
 
 # One meets every method here; tests/parity/test_tuning_matrix.py has the others.
 FAMILIES_HERE = ("bert",)
@@ -24,19 +26,19 @@ NO_BIASES |= {"t5", "mt5"}
 
 
 def settings_of(method, **changes):
-    settings = base_config().tuning
-    settings.method = method
-    settings.rank, settings.virtual_tokens = 2, 2
-    for name, value in changes.items():
-        settings[name] = value
-    return settings
+    config = base_config(method=method)
+    small = {"rank": 2, "virtual_tokens": 2}
+    read = {name: value for name, value in small.items() if f"tuning.{name}" in config.fields}
+    for name, value in (read | changes).items():
+        config.tuning[name] = value
+    return config.tuning
 
 
 def refusal(method, family):
     """Why a combination is refused, None if it is not."""
     has_head = hasattr(make_case(family)[0], "classifier")
     if method == "linear_probe" and not has_head:
-        return "no parameter trainable"
+        return "this network has none"
     if method == "bitfit" and family in NO_BIASES:
         return "no biases"
     if method in ("prompt", "p_tuning") and family in VISION:
@@ -59,7 +61,7 @@ def trained(method, family, **changes):
     config.learning_rate = 1e-2
     schedule = make_schedule(config, STEPS)
     optimizer = make_optimizer(config, schedule, trainable)
-    step = jax.jit(make_train_step(rebuild, loss, optimizer, schedule))
+    step = jax.jit(make_train_step(rebuild, of_outputs(loss), optimizer, schedule))
     state, losses = new_state(0, trainable, optimizer), []
     for _ in range(STEPS):
         state, metrics = step(state, frozen, batch)
@@ -282,7 +284,7 @@ def test_what_lies_below_all_that_moves_is_not_differentiated():
         config = base_config().optimizer
         schedule = make_schedule(config, 1)
         optimizer = make_optimizer(config, schedule, trainable)
-        step = jax.jit(make_train_step(rebuild, loss, optimizer, schedule))
+        step = jax.jit(make_train_step(rebuild, of_outputs(loss), optimizer, schedule))
         state = new_state(0, trainable, optimizer)
         return step.lower(state, frozen, batch).compile().cost_analysis()["flops"]
 

@@ -3,15 +3,17 @@
 import jax
 import numpy as np
 import pytest
-from cases import make_case
 from flax import nnx
+from tiny import make_case
 
 from ftjax.config import base_config
+from ftjax.losses.forward import of_outputs
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.step import make_train_step, new_state
-from ftjax.tuning import merge, partition, tune
 from ftjax.tuning.noise import give_keys
+from ftjax.tuning.partition import partition
 from ftjax.tuning.seen_rows import SeenRowsEmbed
+from ftjax.tuning.tune import merge, tune
 
 STEPS = 3
 TABLES = {
@@ -39,7 +41,7 @@ def trained(family, *, seen, weight_decay=0.0):
     config.learning_rate, config.weight_decay = 1e-2, weight_decay
     schedule = make_schedule(config, STEPS)
     optimizer = make_optimizer(config, schedule, start)
-    step = jax.jit(make_train_step(rebuild, loss, optimizer, schedule))
+    step = jax.jit(make_train_step(rebuild, of_outputs(loss), optimizer, schedule))
     state = new_state(0, start, optimizer)
     for _ in range(STEPS):
         state, _ = step(state, frozen, batch)
@@ -84,8 +86,7 @@ def test_rows_that_are_not_seen_do_not_decay():
 )
 def test_where_the_table_stays_whole(family, method, share):
     network, _, _ = make_case(family)
-    settings = base_config().tuning
-    settings.method = method
+    settings = base_config(method=method).tuning
     rows = getattr(network.backbone.config, "vocab_size", 30)
     tune(network, settings, 0, np.arange(int(share * rows)))
     assert not any(isinstance(module, SeenRowsEmbed) for _, module in nnx.iter_modules(network))

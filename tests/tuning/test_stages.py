@@ -57,8 +57,7 @@ def test_an_encoder_decoder_decays_in_each_stack():
 
 
 def test_lora_plus_speeds_up_b_alone():
-    config = base_config()
-    config.tuning.method = "lora_plus"
+    config = base_config(method="lora_plus")
     paths = ["backbone.layer.0.query.lora_a", "backbone.layer.0.query.lora_b"]
     found = learning_rate_factors(config.optimizer, config.tuning, paths)
     assert list(found.values()) == [1.0, 16.0]

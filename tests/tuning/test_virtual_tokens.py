@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import make_case
 from flax import nnx
+from tiny import make_case
 
 from ftjax.config import base_config
 from ftjax.models.generate import generate
 from ftjax.models.heads import TextClassifier, token_table
-from ftjax.tuning import tune
+from ftjax.tuning.tune import tune
 
 COUNT = 3
 

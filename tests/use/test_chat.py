@@ -171,13 +171,12 @@ def test_a_finished_run_talks(tiny_llama, tiny_texts, tmp_path):
     text.write_text("\n\n".join("word1 word2 word3 word4" for _ in range(40)))
     changes = {
         "name": "tiny",
-        "task": "causal_lm",
+        "objective.name": "causal_lm",
         "model.reference": str(tiny_llama),
         "data.source": str(text),
-        "data.buckets": (16,),
+        "data.max_length": 16,
         "data.batch_size": 4,
         "evaluation.batch_size": 4,
-        "evaluation.metric": "perplexity",
         "optimizer.learning_rate": 3e-2,
         "training.epochs": 12,
         "retention.source": str(tiny_texts),

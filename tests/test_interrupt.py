@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ftjax.training.interrupt import stop_on_signals
+from ftjax.interrupt import stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -13,7 +13,7 @@ def test_a_signal_becomes_a_request(number):
     with stop_on_signals() as stop:
         assert stop.requested is None
         os.kill(os.getpid(), number)
-        assert stop.requested == number.name
+        assert stop.requested == number
     assert signal.getsignal(number) is before
 
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from ftjax.evaluation.evaluate import outputs_by_example
+from ftjax.training.measure import outputs_by_example
 from ftjax.training.parallel import MeshParallel, PmapParallel
 
 

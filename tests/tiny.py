@@ -1,9 +1,13 @@
-"""A tiny network of every family with something to learn, for tests of what moves."""
+"""The one place for tiny checkpoints, configs, batches and networks of every family."""
+
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tokenizers
 from flax import nnx
+from safetensors.numpy import save_file
 from test_decoder import FIELDS as DECODERS
 from test_encoders import CONFIGS as ENCODERS
 from test_families import CONFIGS as OTHERS
@@ -13,6 +17,57 @@ from ftjax.models import FAMILIES
 from ftjax.models.heads import LanguageModel, TextClassifier
 from ftjax.models.layers import linear
 from ftjax.pretrained.load import with_dropout
+from ftjax.tuning.partition import partition
+
+WORDS = [f"word{number}" for number in range(60)]
+
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def write_checkpoint(folder, family, fields, network):
+    """config.json and model.safetensors of a random network."""
+    fields = fields | {"model_type": family.model_type, "vocab_size": len(SPECIAL) + len(WORDS)}
+    (folder / "config.json").write_text(json.dumps(fields))
+    build = family.networks[network]
+    model = build(family.parse_config(fields), rngs=nnx.Rngs(0))
+    _, parameters, _ = partition(model, lambda path: True)
+    inside = any(path.startswith("backbone.") for path in parameters)
+    tensors = {
+        family.published_name(path, with_prefix=inside): np.ascontiguousarray(
+            family.to_published(path, np.asarray(value))
+        )
+        for path, value in parameters.items()
+    }
+    save_file(tensors, folder / "model.safetensors")
+
+
+def write_tokenizer(folder, *, with_end: bool):
+    """A word-level tokenizer: [CLS] text [SEP], or plain text with [SEP] as its end token."""
+    vocabulary = {word: index for index, word in enumerate(SPECIAL + WORDS)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+    if with_end:
+        names |= {"eos_token": "[SEP]"}
+    else:
+        names |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+        pair = (("[SEP]", 3), ("[CLS]", 2))
+        tokenizer.post_processor = tokenizers.processors.BertProcessing(*pair)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 32, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+# Settings of a run that takes seconds.
+TINY = {
+    "name": "tiny",
+    "data.buckets": (8, 16),
+    "data.batch_size": 8,
+    "evaluation.batch_size": 8,
+    "optimizer.learning_rate": 1e-2,
+}
+
 
 SEQ2SEQ = ("bart", "mbart", "marian", "t5", "mt5")
 VISION = ("vit", "deit", "dinov2", "clip_vision_model", "siglip_vision_model")

@@ -1,0 +1,264 @@
+"""Examples of all kinds: how many there are, how long, and how some of them make a batch.
+
+Order is an index function of (seed, epoch) (see `batching`), so a run that is resumed makes the
+same batches as one that never stopped, without reading what came before.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import transformers
+
+from ftjax.data.batching import BatchPlan, plan_batches
+from ftjax.data.packing import PackedText, pack
+from ftjax.data.sources import Records
+from ftjax.data.text import TokenizedText, tokenize
+
+Batch = dict[str, np.ndarray]
+
+
+class Examples(Protocol):
+    """What training and measuring need to know of examples.
+
+    Attributes:
+        fingerprint: SHA-256 of the records they were made of.
+        buckets: rising lengths that a batch may have.
+    """
+
+    fingerprint: str
+    buckets: Sequence[int]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, int [examples]."""
+        ...
+
+    def token_ids(self) -> np.ndarray:
+        """Ids of the tokens that the network reads, int, with repetitions."""
+        ...
+
+    def batch(self, indices: np.ndarray, *, rows: int, length: int) -> Batch:
+        """Examples as arrays of static shape.
+
+        Args:
+            indices: int [up to rows], which examples.
+            rows: of the batch; what is missing has weight 0.
+            length: tokens per row; longer texts are cut.
+
+        Returns:
+            Arrays [rows, ...] with `weights` float32 [rows] or [rows, length], and `example_ids`
+            int32 [rows], -1 in rows that only fill up.
+        """
+        ...
+
+
+def plan(
+    examples: Examples, batch_size: int, *, seed: int = 0, epoch: int | None = None
+) -> list[BatchPlan]:
+    """Which examples go together: shuffled for an epoch, or once through in order for None."""
+    return plan_batches(
+        examples.lengths,
+        batch_size=batch_size,
+        buckets=examples.buckets,
+        seed=seed,
+        epoch=epoch or 0,
+        shuffle=epoch is not None,
+    )
+
+
+def batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
+    """All examples once, in order, bucket by bucket."""
+    for planned in plan(examples, batch_size):
+        yield examples.batch(planned.indices, rows=batch_size, length=planned.length)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextExamples:
+    """Texts, or pairs of texts, one per row; see `Examples`.
+
+    Attributes:
+        tokens: ragged token ids.
+        buckets: rising lengths in tokens.
+        pad_token_id: fills `input_ids` behind each text.
+        fingerprint: SHA-256 of the records.
+        columns: what else a batch holds of each example, [examples, ...], such as `labels`.
+    """
+
+    tokens: TokenizedText
+    buckets: Sequence[int]
+    pad_token_id: int
+    fingerprint: str
+    columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text."""
+        return self.tokens.lengths
+
+    def token_ids(self) -> np.ndarray:
+        """Of all texts."""
+        return self.tokens.input_ids
+
+    def batch(self, indices: np.ndarray, *, rows: int, length: int) -> Batch:
+        """`input_ids`, `attention_mask` (and `token_type_ids`) int32 [rows, length]; columns."""
+        tokens = self.tokens
+        batch = {
+            "input_ids": np.full((rows, length), self.pad_token_id, np.int32),
+            "attention_mask": np.zeros((rows, length), np.int32),
+            "weights": np.zeros(rows, np.float32),
+            "example_ids": np.full(rows, -1, np.int32),
+        }
+        if tokens.token_type_ids is not None:
+            batch["token_type_ids"] = np.zeros((rows, length), np.int32)
+        for row, index in enumerate(indices):
+            start, end = tokens.offsets[index : index + 2]
+            span = slice(start, min(end, start + length))
+            size = span.stop - span.start
+            batch["input_ids"][row, :size] = tokens.input_ids[span]
+            batch["attention_mask"][row, :size] = 1
+            if tokens.token_type_ids is not None:
+                batch["token_type_ids"][row, :size] = tokens.token_type_ids[span]
+        # A row without any token, missing or of an empty text, would have nothing to attend to.
+        batch["attention_mask"][:, 0] = 1
+        batch["weights"][: len(indices)] = 1.0
+        batch["example_ids"][: len(indices)] = indices
+        return batch | _columns(self.columns, indices, rows)
+
+
+def text_examples(
+    records: Records,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    buckets: Sequence[int],
+    *,
+    second_text_field: str | None = None,
+    columns: Mapping[str, np.ndarray] | None = None,
+) -> TextExamples:
+    """Records' `text` (and a second one, for pairs), cut to the largest bucket.
+
+    Raises:
+        ValueError: a record whose text is no text.
+    """
+    tokens = tokenize(
+        records, tokenizer, max_length=buckets[-1], second_text_field=second_text_field
+    )
+    return TextExamples(
+        tokens, buckets, tokenizer.pad_token_id, records.fingerprint, dict(columns or {})
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedExamples:
+    """Packed rows for next-token prediction; see `Examples`.
+
+    Attributes:
+        packed: the rows.
+        fingerprint: SHA-256 of the records.
+    """
+
+    packed: PackedText
+    fingerprint: str
+
+    @property
+    def buckets(self) -> Sequence[int]:
+        """All rows have one length."""
+        return (self.packed.input_ids.shape[1],)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The same for all rows."""
+        rows, length = self.packed.input_ids.shape
+        return np.full(rows, length)
+
+    def token_ids(self) -> np.ndarray:
+        """Of all rows."""
+        return self.packed.input_ids.ravel()
+
+    def batch(self, indices: np.ndarray, *, rows: int, length: int) -> Batch:
+        """`input_ids`, `segment_ids`, `position_ids`, `labels` int32, `weights` [rows, length].
+
+        `labels` are the tokens that follow within the segment; `length` is that of the rows.
+        """
+        missing = rows - len(indices)
+
+        def filled(array):
+            return np.pad(array[indices], ((0, missing), (0, 0)))
+
+        ids, segments = filled(self.packed.input_ids), filled(self.packed.segment_ids)
+        following = np.pad(segments[:, 1:], ((0, 0), (0, 1)))
+        predicted = (segments > 0) & (segments == following)
+        return {
+            "input_ids": ids,
+            "segment_ids": segments,
+            "position_ids": filled(self.packed.position_ids),
+            "labels": np.where(predicted, np.pad(ids[:, 1:], ((0, 0), (0, 1))), 0).astype(np.int32),
+            "weights": predicted.astype(np.float32),
+            "example_ids": np.pad(indices, (0, missing), constant_values=-1).astype(np.int32),
+        }
+
+
+def packed_examples(
+    records: Records, tokenizer: transformers.PreTrainedTokenizerBase, length: int
+) -> PackedExamples:
+    """Records' `text` in rows of one length.
+
+    Every text ends with the tokenizer's end token, which is predicted like any other: a network
+    that never sees it never stops.
+
+    Raises:
+        ValueError: a record whose text is no text, or a tokenizer without an end token.
+    """
+    end = tokenizer.eos_token
+    if end is None:
+        raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no end token.")
+    texts = [{"text": record["text"] + end} for record in records]
+    tokens = tokenize(texts, tokenizer, max_length=None)
+    return PackedExamples(pack(tokens, length), records.fingerprint)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureExamples:
+    """Examples with a frozen network's features in the place of their tokens; see `Examples`.
+
+    Attributes:
+        examples: as they were.
+        features: float32 [examples, hidden].
+    """
+
+    examples: Examples
+    features: np.ndarray
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the examples."""
+        return self.examples.fingerprint
+
+    @property
+    def buckets(self) -> Sequence[int]:
+        """Of the examples: so they keep their order."""
+        return self.examples.buckets
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Of the examples."""
+        return self.examples.lengths
+
+    def token_ids(self) -> np.ndarray:
+        """Of the examples."""
+        return self.examples.token_ids()
+
+    def batch(self, indices: np.ndarray, *, rows: int, length: int) -> Batch:
+        """`features` float32 [rows, hidden], and the arrays of the examples that have one axis."""
+        batch = self.examples.batch(indices, rows=rows, length=length)
+        kept = {name: array for name, array in batch.items() if array.ndim == 1}
+        # Rows that only fill up have id -1; their weight is 0, whatever their features.
+        return kept | {"features": self.features[batch["example_ids"]]}
+
+
+def _columns(columns: Mapping[str, np.ndarray], indices: np.ndarray, rows: int) -> Batch:
+    filled = {}
+    for name, values in columns.items():
+        filled[name] = np.zeros((rows, *values.shape[1:]), values.dtype)
+        filled[name][: len(indices)] = values[indices]
+    return filled

@@ -1,0 +1,199 @@
+"""Parts, trained: schedule, stages, optimizer, checkpoints and loop put together."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from rich.console import Console
+
+from ftjax.config import Config
+from ftjax.data.batching import BatchPlan
+from ftjax.data.examples import plan
+from ftjax.interrupt import Stopped, stop_on_signals
+from ftjax.penalties.general_text import Replay
+from ftjax.penalties.penalties import make_penalties
+from ftjax.runs.folder import RunFolder
+from ftjax.training.build import Parts
+from ftjax.training.checkpoint import Checkpoints, host_copy
+from ftjax.training.loop import Plan, Progress, train
+from ftjax.training.measure import Measure
+from ftjax.training.optimizer import Schedule, make_optimizer, make_schedule
+from ftjax.training.report import RunReport, tracker
+from ftjax.training.step import TrainState, TrainStep, make_train_step, new_state
+from ftjax.training.tensorboard import event_writer
+from ftjax.tuning.averaging import make_averaging
+from ftjax.tuning.learning_rates import learning_rate_factors
+from ftjax.tuning.partition import Parameters
+from ftjax.tuning.stages import Stage, make_stages, stage_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What training found.
+
+    Attributes:
+        best: the parameters of the best validation, on the host.
+        progress: where training stood at its end.
+        steps: updates done.
+    """
+
+    best: Parameters
+    progress: Progress
+    steps: int
+
+
+def fit(
+    config: Config,
+    folder: RunFolder,
+    parts: Parts,
+    console: Console,
+    on_save: Callable[[], None] = lambda: None,
+) -> Fitted:
+    """Trains, or goes on from the last checkpoint of the folder.
+
+    Args:
+        config: validated.
+        folder: for checkpoints and metrics.
+        parts: from `build`, with anchors.
+        console: for a person.
+        on_save: called after each checkpoint.
+
+    Raises:
+        Stopped: it was told to stop, and saved.
+        DivergedError: a number is none.
+    """
+    planned = _plan(config, parts)
+    schedule = make_schedule(config.optimizer, planned.total_steps)
+    stages = make_stages(parts.trainable, config.tuning)
+    optimizer = make_optimizer(
+        config.optimizer,
+        schedule,
+        parts.trainable,
+        factors=learning_rate_factors(config.optimizer, config.tuning, list(parts.trainable)),
+        groups=[stage.joining for stage in stages],
+    )
+    averages = config.averaging.method != "none"
+    state = new_state(config.seed, parts.trainable, optimizer, averages=averages)
+    say = functools.partial(console.print, highlight=False)
+    measure = Measure(
+        parts.parallel,
+        parts.rebuild,
+        parts.frozen,
+        config.evaluation.batch_size,
+        tracker(console),
+    )
+    settings = {"keep_last": config.training.keep_checkpoints, "warn": say}
+    with Checkpoints(folder.checkpoints, **settings) as checkpoints:
+        state, progress = _restored(checkpoints, state, say)
+        folder.forget_after(int(state.step))
+        writer = event_writer(folder.path, config.training.tensorboard)
+        with (
+            stop_on_signals() as stop,
+            RunReport(folder, planned.total_steps, console, writer) as report,
+        ):
+            state, finished = train(
+                # A copy: the step reuses its memory, and the start values are needed again.
+                parts.parallel.place(host_copy(state)),
+                parts.frozen,
+                progress,
+                plan=planned,
+                steps=_steps(config, parts, stages, optimizer, schedule, planned.total_steps),
+                stage_of=functools.partial(stage_of, stages),
+                parallel=parts.parallel,
+                batches=functools.partial(_epoch_batches, config, parts),
+                validate=functools.partial(_validate, config, parts, measure),
+                checkpoints=checkpoints,
+                report=report,
+                stop=stop,
+                on_save=on_save,
+            )
+        done = int(parts.parallel.one_copy(state).step)
+        checkpoints.wait()
+        if not finished:
+            raise Stopped(
+                f"Stopped by {stop.requested.name} at step {done} of {planned.total_steps}; all is "
+                "saved. The same command continues from there.",
+                stop.requested,
+            )
+        _, best, _ = checkpoints.restore_best(parts.trainable)
+        return Fitted(best, progress, done)
+
+
+def _restored(checkpoints: Checkpoints, state: TrainState, say) -> tuple[TrainState, Progress]:
+    saved = checkpoints.restore(state)
+    if saved is None:
+        return state, Progress()
+    step, state, values = saved
+    say(f"Continuing from step {step}.")
+    return state, Progress.from_json(values)
+
+
+def _steps(
+    config: Config,
+    parts: Parts,
+    stages: list[Stage],
+    optimizer,
+    schedule: Schedule,
+    total_steps: int,
+) -> list[TrainStep]:
+    return [
+        make_train_step(
+            parts.rebuild,
+            parts.objective.loss,
+            optimizer,
+            schedule,
+            penalties=make_penalties(config.penalties, parts.objective.loss),
+            averaging=make_averaging(config.averaging, total_steps),
+            moving=stage.moving,
+            accumulation_steps=config.optimizer.accumulation_steps,
+            axis_name=parts.parallel.axis_name,
+        )
+        for stage in stages
+    ]
+
+
+def _plan(config: Config, parts: Parts) -> Plan:
+    examples, training = parts.objective.examples["train"], config.training
+    per_epoch = len(plan(examples, config.data.batch_size, seed=config.seed, epoch=0))
+    total = max(round(per_epoch * training.epochs), 1)
+    if training.max_steps is not None:
+        if training.max_steps > total:
+            raise ValueError(
+                f"config.training.max_steps = {training.max_steps} is above the {total} steps of "
+                f"{training.epochs:g} epochs; raise config.training.epochs, or set max_steps to "
+                "None."
+            )
+        total = training.max_steps
+    return Plan(
+        total_steps=total,
+        validate_every=config.evaluation.every or per_epoch,
+        checkpoint_every=training.checkpoint_every,
+        log_every=training.log_every,
+        patience=config.evaluation.patience,
+    )
+
+
+def _epoch_batches(config: Config, parts: Parts, epoch: int) -> list[Callable]:
+    size, examples = config.data.batch_size, parts.objective.examples["train"]
+    replay = None
+    if config.penalties.get("replay", 0.0) > 0:
+        multiple = parts.parallel.batch_multiple * config.optimizer.accumulation_steps
+        share = config.penalties.replay_share
+        replay = Replay(parts.general, share, config.seed, multiple)
+
+    def make(index: int, planned: BatchPlan) -> dict[str, np.ndarray]:
+        batch = examples.batch(planned.indices, rows=size, length=planned.length)
+        return batch if replay is None else replay.add(batch, epoch, index)
+
+    plans = plan(examples, size, seed=config.seed, epoch=epoch)
+    return [functools.partial(make, index, planned) for index, planned in enumerate(plans)]
+
+
+def _validate(
+    config: Config, parts: Parts, measure: Measure, state: TrainState
+) -> tuple[float, dict[str, float]]:
+    metrics = measure(parts.objective.measurement(), state.scored, ["validation"])
+    score = metrics[f"validation/{config.evaluation.metric}"]
+    higher = parts.objective.metrics[config.evaluation.metric] == "higher"
+    return (score if higher else -score), metrics

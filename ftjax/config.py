@@ -171,6 +171,9 @@ class Section(ConfigDict):
         object.__setattr__(self, "_config", config)
         object.__setattr__(self, "_prefix", prefix)
 
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name)
+
     def __setitem__(self, name: str, value: Any) -> None:
         self._config.set(self._prefix + name, value)
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 Fields = Mapping[str, "Field | None"]
+# A config or a part of it: which fields it has depends on what is chosen in it.
+Settings = Any
 
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
 PLURALS = {str: "texts", int: "whole numbers", float: "numbers"}

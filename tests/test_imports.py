@@ -29,7 +29,7 @@ ALLOWED = {
     "config": {"fields", "objectives", "penalties", "tuning"},
     "experiment": {"config", "fields"},
     "training": {
-        *("config", "data", "evaluation", "interrupt", "locate", "losses", "models"),
+        *("config", "data", "evaluation", "fields", "interrupt", "locate", "losses", "models"),
         *("objectives", "penalties", "pretrained", "randomness", "runs", "tuning"),
     },
     "use": {

@@ -13,13 +13,12 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 from ftjax.data.examples import Examples
 from ftjax.data.sources import Records, load_records
 from ftjax.data.text import load_tokenizer
 from ftjax.evaluation.measurement import Measurement, Retention
-from ftjax.fields import Field, Fields
+from ftjax.fields import Field, Fields, Settings
 from ftjax.losses.forward import Forward
 
 SPLITS = ("train", "validation", "test")
@@ -44,7 +43,7 @@ class Objective(abc.ABC):
     metrics: ClassVar[Mapping[str, str]]
     has_new_head: bool = False
 
-    def __init__(self, config: ConfigDict, folder: Path, facts: Mapping | None = None):
+    def __init__(self, config: Settings, folder: Path, facts: Mapping | None = None):
         """Prepares; data are read by `read`.
 
         Args:
@@ -59,7 +58,7 @@ class Objective(abc.ABC):
         self.facts: dict[str, Any] = dict(facts or {})
 
     @classmethod
-    def problem(cls, config: ConfigDict) -> str | None:
+    def problem(cls, config: Settings) -> str | None:
         """What is wrong with a combination of fields, as a sentence, or None."""
         return None
 

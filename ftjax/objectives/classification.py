@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 from scipy.special import softmax
 
 from ftjax.data.examples import Examples, TextExamples, text_examples
@@ -16,7 +15,7 @@ from ftjax.evaluation import baselines
 from ftjax.evaluation.measurement import Retention
 from ftjax.evaluation.metrics import classification_metrics, label_metrics
 from ftjax.evaluation.retention import PROBE_FIELDS, probe_retention
-from ftjax.fields import Field, Fields
+from ftjax.fields import Field, Fields, Settings
 from ftjax.losses import classes
 from ftjax.losses.forward import Forward
 from ftjax.models import family_of
@@ -79,14 +78,14 @@ class Classification(Objective):
     }
     has_new_head = True
 
-    def __init__(self, config: ConfigDict, folder, facts: Mapping | None = None):
+    def __init__(self, config: Settings, folder, facts: Mapping | None = None):
         super().__init__(config, folder, facts)
         self.labels: dict[str, np.ndarray] = {}
         self.texts: dict[str, list[tuple[str, ...]]] = {}
         self.class_weights: tuple[float, ...] | None = None
 
     @classmethod
-    def problem(cls, config: ConfigDict) -> str | None:
+    def problem(cls, config: Settings) -> str | None:
         """Buckets that do not rise, or a comparison with predictions that mean nothing."""
         if config.penalties.get("kl_to_base", 0.0) > 0 and config.tuning.head_epochs == 0:
             return (

@@ -6,14 +6,14 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 import optax.contrib
-from ml_collections import ConfigDict
 
+from ftjax.fields import Settings
 from ftjax.tuning.partition import Parameters
 
 Schedule = Callable[[Any], Any]
 
 
-def make_schedule(config: ConfigDict, total_steps: int) -> Schedule:
+def make_schedule(config: Settings, total_steps: int) -> Schedule:
     """Linear warmup, then linear or cosine to `final_fraction` of the peak, or constant.
 
     Args:
@@ -44,7 +44,7 @@ def make_schedule(config: ConfigDict, total_steps: int) -> Schedule:
 
 
 def make_optimizer(
-    config: ConfigDict,
+    config: Settings,
     schedule: Schedule,
     trainable: Parameters,
     *,
@@ -104,7 +104,7 @@ def decay_mask(trainable: Parameters) -> dict[str, bool]:
     return {path: not path.endswith(("bias", ".scale")) for path in trainable}
 
 
-def _direction(config: ConfigDict) -> optax.GradientTransformation:
+def _direction(config: Settings) -> optax.GradientTransformation:
     """What gradients become, before rate and decay."""
     return {
         "adamw": lambda: optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),

@@ -10,15 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
+from ftjax.fields import Settings
 from ftjax.training.step import TrainStep
 
 SMALLEST_SHARDED = 2**14
 """Parameters with fewer elements are replicated: moving them costs less than gathering them."""
 
 
-def make_parallel(config: ConfigDict) -> "MeshParallel | PmapParallel":
+def make_parallel(config: Settings) -> "MeshParallel | PmapParallel":
     """The mapping that the `training` part of a config asks for, over all devices there are.
 
     Raises:

@@ -32,6 +32,7 @@ from ftjax.models.layers import (
     embedding,
     layer_norm,
     linear,
+    matmul_2d,
     require,
     require_heads_divide,
 )
@@ -197,7 +198,7 @@ class ProbeAttention(nnx.Module):
         weights = jnp.split(self.in_proj_weight[...].astype(hidden.dtype), 3)
         biases = jnp.split(self.in_proj_bias[...].astype(hidden.dtype), 3)
         projected = [
-            (states @ weight.T + bias).reshape(*states.shape[:2], self.heads, -1)
+            (matmul_2d(states, weight.T) + bias).reshape(*states.shape[:2], self.heads, -1)
             for states, weight, bias in zip((probe, hidden, hidden), weights, biases, strict=True)
         ]
         return self.out_proj(attention(*projected).reshape(probe.shape))

@@ -12,19 +12,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.models.attention import attention, make_attention_mask
-from ftjax.models.clip import (
-    TOWER_FIELDS,
+from ftjax.models.clip import TOWER_FIELDS, ClipEncoder, ClipMLP, ClipTextEmbeddings
+from ftjax.models.dropout import split_key
+from ftjax.models.family import Family, with_num_labels
+from ftjax.models.image_text import (
     ClassifierOfPair,
-    ClipEncoder,
-    ClipMLP,
-    ClipTextEmbeddings,
     ImageTextOutput,
     TextOfPair,
     VisionOfPair,
     unit_length,
 )
-from ftjax.models.dropout import split_key
-from ftjax.models.family import Family, with_num_labels
 from ftjax.models.layers import (
     ACTIVATIONS,
     Compute,

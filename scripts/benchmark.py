@@ -11,6 +11,7 @@ compute in bfloat16, torch with torch.compile.
 import datetime
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -35,7 +36,7 @@ PARTS = {
 }
 CHOSEN = flags.DEFINE_list("parts", list(PARTS), f"Which comparisons, of {', '.join(PARTS)}.")
 OUTPUT = flags.DEFINE_string(
-    "output", None, "JSON file; results/benchmark-<platform>.json if unset."
+    "output", None, "JSON file; results/benchmark-<platform>-<processor>.json if unset."
 )
 
 
@@ -48,6 +49,14 @@ def hardware() -> str:
         where = f"{len(jax.devices())} x {device.device_kind}, {where}"
     date = datetime.date.today().isoformat()
     return f"{where}, {platform.system()}, Python {platform.python_version()}, {date}"
+
+
+def default_output() -> str:
+    """One file per make of processor: ratios differ between them."""
+    device = jax.devices()[0]
+    name = processor() if device.platform == "cpu" else device.device_kind
+    plain = re.sub(r"\((r|tm)\)|\bcpu\b|\d+-core|processor|@.*", " ", name.lower())
+    return f"results/benchmark-{'-'.join([device.platform, *re.findall('[a-z0-9]+', plain)])}.json"
 
 
 def main(_) -> None:
@@ -68,7 +77,7 @@ def main(_) -> None:
         "packages": package_versions() | {"torch": torch.__version__},
     }
     console.print(results["hardware"])
-    output = OUTPUT.value or f"results/benchmark-{jax.default_backend()}.json"
+    output = OUTPUT.value or default_output()
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(output, results)
     console.print(f"Written to {output}")

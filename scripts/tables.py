@@ -2,7 +2,7 @@
 
     python -m pytest tests/parity tests/tuning --junitxml=results/verified.xml
     python scripts/tables.py --junit=results/verified.xml --readme=README.md
-    python scripts/tables.py --benchmark=results/benchmark-cpu.json --readme=README.md
+    python scripts/tables.py --benchmark=results/benchmark-cpu-amd-epyc.json --readme=README.md
 
 A number of tests is that of those that passed; what failed or did not run is not in it.
 """

@@ -1,4 +1,4 @@
-"""What decoders share: the llama-like block and its parts, the stack, the two heads.
+"""What llama-like decoders share: their config, the block and its parts, the network.
 
 A family's file puts a block together from the parts here (and its own, where it has some) and says
 in its config which window, rotary embedding and scale each layer has.
@@ -6,23 +6,23 @@ in its config which window, rotary embedding and scale each layer has.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ftjax.models.attention import attention, make_attention_mask
-from ftjax.models.cache import LayerCache, append, apply_cached_blocks, empty_cache
+from ftjax.models.attention import attention
+from ftjax.models.cache import LayerCache, append, empty_cache
+from ftjax.models.decoder_heads import decoder_networks
+from ftjax.models.decoder_stack import Context, decoder_masks, default_positions, run_decoder
 from ftjax.models.dropout import dropout, split_key
 from ftjax.models.family import Family, with_num_labels
-from ftjax.models.heads import last_token
 from ftjax.models.layers import (
     ACTIVATIONS,
     Compute,
     Output,
-    apply_blocks,
     embedding,
     linear,
     require,
@@ -151,20 +151,6 @@ class LayerTypesConfig(DecoderConfig):
     def window(self, layer: int) -> int | None:
         """How many tokens back a layer sees, the present one included; None for all."""
         return self.sliding_window if self.layer_types[layer] == "sliding_attention" else None
-
-
-class Context(NamedTuple):
-    """What all blocks of one call share.
-
-    Attributes:
-        masks: window -> bool [batch or 1, 1, query length, key length].
-        rotaries: rotary embedding -> its tables.
-        index: slot of the cache where this call's tokens begin, None without a cache.
-    """
-
-    masks: Mapping[int | None, jax.Array]
-    rotaries: Mapping[Rotary, tuple[jax.Array, jax.Array]]
-    index: jax.Array | None
 
 
 class SelfAttention(nnx.Module):
@@ -388,184 +374,6 @@ class Decoder(nnx.Module):
             config.head_dim,
             dtype,
         )
-
-
-def default_positions(length: int, cache: dict | None) -> jax.Array:
-    """Int [1, length]: 0, 1, 2, ..., or what follows the tokens of the cache."""
-    return jnp.arange(length)[None] + (0 if cache is None else cache["index"])
-
-
-def decoder_masks(
-    windows: Iterable[int | None],
-    length: int,
-    attention_mask: jax.Array | None,
-    segment_ids: jax.Array | None,
-    cache: dict | None,
-    *,
-    causal: bool = True,
-) -> dict[int | None, jax.Array]:
-    """The attention mask of each window.
-
-    Args:
-        windows: of the layers.
-        length: number of tokens of this call.
-        attention_mask: [batch, length], with a cache [batch, max_length].
-        segment_ids: int [batch, length].
-        cache: whether, and where, keys of earlier tokens are.
-        causal: whether a token sees only what comes before it.
-
-    Raises:
-        ValueError: a mask that does not fit the cache, or a cache where none can be used.
-    """
-    if cache is None:
-        common = {"length": length, "segment_ids": segment_ids}
-    elif segment_ids is not None or not causal:
-        raise ValueError("A cache serves causal decoding of one text per row, not packed rows.")
-    else:
-        max_length = cache["layers"][0]["key"].shape[1]
-        if attention_mask is not None and attention_mask.shape[1] != max_length:
-            raise ValueError(
-                f"attention_mask has {attention_mask.shape[1]} columns; with a cache it needs one "
-                f"for each of its {max_length} slots."
-            )
-        common = {
-            "length": max_length,
-            "query_length": length,
-            "query_offset": cache["index"],
-        }
-    return {
-        window: make_attention_mask(attention_mask, causal=causal, window=window, **common)
-        for window in windows
-    }
-
-
-def run_decoder(
-    blocks: Sequence[nnx.Module],
-    norm: Callable[[jax.Array], jax.Array],
-    hidden: jax.Array,
-    context: Context,
-    cache: dict | None,
-    *,
-    key: jax.Array | None,
-    compute: Compute,
-) -> Output:
-    """Runs the blocks and the final norm, with or without a cache.
-
-    Args:
-        blocks: called as `block(hidden, context, key, layer of the cache)`.
-        norm: after the last block.
-        hidden: [batch, length, hidden].
-        context: what the blocks share.
-        cache: before these tokens.
-        key: random key for dropout.
-        compute: what is rematerialised and whether blocks are scanned.
-    """
-    if cache is None:
-        hidden, states = apply_blocks(
-            blocks,
-            hidden,
-            lambda block, hidden, key: block(hidden, context, key)[0],
-            key=key,
-            compute=compute,
-        )
-    else:
-        hidden, states, cache = apply_cached_blocks(
-            blocks,
-            hidden,
-            lambda block, hidden, layer: block(hidden, context, None, layer),
-            cache,
-        )
-    hidden = norm(hidden)
-    return Output(hidden, (*states[:-1], hidden), cache=cache)
-
-
-class CausalLM(nnx.Module):
-    """A decoder with its language-model head, tied to the embeddings or of its own.
-
-    Attributes:
-        virtual_tokens: positions before a row's first token that belong to a tuned prompt.
-    """
-
-    virtual_tokens: int = 0
-
-    def __init__(
-        self,
-        config: Any,
-        compute: Compute = Compute(),  # noqa: B008 (frozen)
-        *,
-        backbone: Callable[..., nnx.Module],
-        rngs: nnx.Rngs,
-    ):
-        self.backbone = backbone(config, compute, rngs=rngs)
-        self.lm_head = (
-            None
-            if config.tie_word_embeddings
-            else linear(config.hidden_size, config.vocab_size, compute, rngs=rngs, bias=False)
-        )
-        self.config = config
-        self.compute = compute
-
-    def __call__(self, *args, **kwargs) -> Output:
-        """As the backbone's, with `logits` [batch, length, vocabulary]."""
-        output = self.backbone(*args, **kwargs)
-        return output._replace(logits=self.logits(output.last_hidden_state))
-
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """[batch, length, hidden] -> [batch, length, vocabulary]."""
-        head = self.backbone.token_embedding.attend if self.lm_head is None else self.lm_head
-        logits = head(hidden)
-        cap = self.config.logit_soft_cap
-        return logits if cap is None else cap * jnp.tanh(logits / cap)
-
-    def init_cache(self, *args, **kwargs) -> dict:
-        """As the backbone's."""
-        return self.backbone.init_cache(*args, **kwargs)
-
-
-class SequenceClassifier(nnx.Module):
-    """A decoder with a linear layer on the last token (transformers' ForSequenceClassification)."""
-
-    def __init__(
-        self,
-        config: Any,
-        compute: Compute = Compute(),  # noqa: B008 (frozen)
-        *,
-        backbone: Callable[..., nnx.Module],
-        rngs: nnx.Rngs,
-    ):
-        self.backbone = backbone(config, compute, rngs=rngs)
-        self.score = linear(config.hidden_size, config.num_labels, compute, rngs=rngs, bias=False)
-        self.config = config
-        self.compute = compute
-
-    def __call__(
-        self,
-        input_ids: jax.Array | None = None,
-        attention_mask: jax.Array | None = None,
-        **kwargs,
-    ) -> Output:
-        """As the backbone's, with `logits` [batch, classes] of each row's last token.
-
-        The last token is the rightmost one that is not the config's `pad_token_id`; without such an
-        id (or with `inputs_embeds`), the rightmost one that `attention_mask` keeps.
-        """
-        output = self.backbone(input_ids, attention_mask, **kwargs)
-        hidden = output.last_hidden_state
-        real = attention_mask
-        if self.config.pad_token_id is not None and input_ids is not None:
-            real = input_ids != self.config.pad_token_id
-        if real is None:
-            real = jnp.ones(hidden.shape[:2], bool)
-        return output._replace(logits=self.score(last_token(hidden, real)))
-
-
-def decoder_networks(backbone: Callable[..., nnx.Module]) -> dict[str, Callable]:
-    """The networks of a decoder family by their purpose (`Family.networks`)."""
-    return {
-        "backbone": backbone,
-        "causal_lm": functools.partial(CausalLM, backbone=backbone),
-        "sequence_classification": functools.partial(SequenceClassifier, backbone=backbone),
-    }
 
 
 def llama_like_family(

@@ -12,7 +12,6 @@ from flax import nnx
 
 from ftjax.models.cache import LayerCache
 from ftjax.models.decoder import (
-    Context,
     DecoderConfig,
     DecoderLayer,
     GatedMLP,
@@ -20,6 +19,7 @@ from ftjax.models.decoder import (
     SelfAttention,
     llama_like_family,
 )
+from ftjax.models.decoder_stack import Context
 from ftjax.models.family import with_num_labels
 from ftjax.models.layers import Compute, require
 from ftjax.models.rotary import Rotary, make_rotary

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ftjax.models.decoder import CausalLM
+from ftjax.models.decoder_heads import CausalLM
 from ftjax.models.encoder_decoder import EncoderDecoderLM
 from ftjax.models.prompt import use_prompt
 from ftjax.models.sampling import Sampling, choose_tokens

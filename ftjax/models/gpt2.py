@@ -12,13 +12,8 @@ from flax import nnx
 
 from ftjax.models.attention import attention
 from ftjax.models.cache import LayerCache, append, empty_cache
-from ftjax.models.decoder import (
-    Context,
-    decoder_masks,
-    decoder_networks,
-    default_positions,
-    run_decoder,
-)
+from ftjax.models.decoder_heads import decoder_networks
+from ftjax.models.decoder_stack import Context, decoder_masks, default_positions, run_decoder
 from ftjax.models.dropout import dropout, split_key
 from ftjax.models.family import Family, with_num_labels
 from ftjax.models.layers import (

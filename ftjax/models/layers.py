@@ -112,9 +112,35 @@ def require_positions(length: int, positions: int) -> None:
         )
 
 
+def matmul_2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[..., in] @ [in, out] -> [..., out], the product taken in two dimensions.
+
+    The gradient of a product in three or more is written by JAX with the long side last, and XLA on
+    CPU computes the activation before it a second time while copying it transposed.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+class Linear(nnx.Linear):
+    """A linear layer whose product is taken in two dimensions (`matmul_2d`)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., in] -> [..., out]."""
+        y = matmul_2d(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+class Embed(nnx.Embed):
+    """A table of embeddings; the product of a head tied to it is taken in two dimensions, too."""
+
+    def attend(self, query: jax.Array) -> jax.Array:
+        """[..., features] -> the scores of all rows, [..., rows]."""
+        return matmul_2d(query.astype(self.dtype), self.embedding[...].astype(self.dtype).T)
+
+
 def linear(inputs: int, outputs: int, compute: Compute, *, rngs: nnx.Rngs, bias: bool = True):
     """A dense layer: kernel [inputs, outputs], normal(0, 0.02) as BERT and GPT-2 initialise."""
-    return nnx.Linear(
+    return Linear(
         inputs,
         outputs,
         use_bias=bias,
@@ -127,7 +153,7 @@ def linear(inputs: int, outputs: int, compute: Compute, *, rngs: nnx.Rngs, bias:
 
 def embedding(rows: int, features: int, compute: Compute, *, rngs: nnx.Rngs):
     """A table [rows, features], normal(0, 0.02)."""
-    return nnx.Embed(
+    return Embed(
         rows,
         features,
         dtype=compute.dtype,

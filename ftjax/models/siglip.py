@@ -12,19 +12,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.models.attention import attention, make_attention_mask
-from ftjax.models.clip import (
-    TOWER_FIELDS,
+from ftjax.models.clip import TOWER_FIELDS, ClipEncoder, ClipMLP, ClipTextEmbeddings
+from ftjax.models.dropout import split_key
+from ftjax.models.family import Family, with_num_labels
+from ftjax.models.image_text import (
     ClassifierOfPair,
-    ClipEncoder,
-    ClipMLP,
-    ClipTextEmbeddings,
     ImageTextOutput,
     TextOfPair,
     VisionOfPair,
     unit_length,
 )
-from ftjax.models.dropout import split_key
-from ftjax.models.family import Family, with_num_labels
 from ftjax.models.layers import (
     ACTIVATIONS,
     Compute,
@@ -32,6 +29,7 @@ from ftjax.models.layers import (
     embedding,
     layer_norm,
     linear,
+    matmul_2d,
     require,
     require_heads_divide,
 )
@@ -197,7 +195,7 @@ class ProbeAttention(nnx.Module):
         weights = jnp.split(self.in_proj_weight[...].astype(hidden.dtype), 3)
         biases = jnp.split(self.in_proj_bias[...].astype(hidden.dtype), 3)
         projected = [
-            (states @ weight.T + bias).reshape(*states.shape[:2], self.heads, -1)
+            (matmul_2d(states, weight.T) + bias).reshape(*states.shape[:2], self.heads, -1)
             for states, weight, bias in zip((probe, hidden, hidden), weights, biases, strict=True)
         ]
         return self.out_proj(attention(*projected).reshape(probe.shape))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import qwix
 from flax import nnx
 
-from ftjax.models.layers import Constant
+from ftjax.models.layers import Constant, Embed, Linear, matmul_2d
 from ftjax.tuning.noise import NoisyLayer
 
 # Elements of a kernel that share a scale, along its inputs (Dettmers et al. 2023, section 3).
@@ -49,11 +49,13 @@ class AdaptedLinear(NoisyLayer):
     def base(self, x: jax.Array) -> jax.Array:
         """What the layer computed before, [..., in] -> [..., out]."""
         if self.quantization is None:
-            return self.with_bias(x.astype(self.dtype) @ self.base_kernel(self.dtype))
+            return self.with_bias(matmul_2d(x.astype(self.dtype), self.base_kernel(self.dtype)))
         # Dequantised again in the backward pass: kept until then, all kernels would be there at
         # once in full precision.
         product = jax.checkpoint(
-            lambda x, codes, scale: x @ dequantized(codes, scale, self.quantization, x.dtype)
+            lambda x, codes, scale: matmul_2d(
+                x, dequantized(codes, scale, self.quantization, x.dtype)
+            )
         )
         return self.with_bias(
             product(x.astype(self.dtype), self.kernel_codes[...], self.kernel_scale[...])
@@ -75,7 +77,7 @@ class AdaptedLinear(NoisyLayer):
         """The plain layer that computes the same, its parameters in float32."""
         kernel, bias = self.merged_kernel(), self.merged_bias()
         layer = nnx.eval_shape(
-            lambda: nnx.Linear(
+            lambda: Linear(
                 *kernel.shape, use_bias=bias is not None, dtype=self.dtype, rngs=nnx.Rngs(0)
             )
         )
@@ -122,7 +124,7 @@ class AdaptedEmbed(NoisyLayer):
 
     def attend(self, hidden: jax.Array) -> jax.Array:
         """Logits [..., rows] of the published table, for a head tied to it."""
-        return hidden.astype(self.dtype) @ self.embedding[...].astype(self.dtype).T
+        return matmul_2d(hidden.astype(self.dtype), self.embedding[...].astype(self.dtype).T)
 
     def merged_table(self) -> jax.Array:
         """The plain table that looks up the same, float32 [rows, features]."""
@@ -131,7 +133,7 @@ class AdaptedEmbed(NoisyLayer):
     def merged(self) -> nnx.Embed:
         """That table as a layer."""
         table = self.merged_table()
-        layer = nnx.eval_shape(lambda: nnx.Embed(*table.shape, dtype=self.dtype, rngs=nnx.Rngs(0)))
+        layer = nnx.eval_shape(lambda: Embed(*table.shape, dtype=self.dtype, rngs=nnx.Rngs(0)))
         layer.embedding.set_value(table)
         return layer
 

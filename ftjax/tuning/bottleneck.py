@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.fields import Field, Fields
+from ftjax.models.layers import matmul_2d
 from ftjax.tuning.adapted import AdaptedLinear
 from ftjax.tuning.masks import is_new
 from ftjax.tuning.method import IN_NETWORK, NOT_MERGED, TARGETS, Method
@@ -49,7 +50,8 @@ class BottleneckLinear(AdaptedLinear):
         """[..., in] -> [..., out]."""
         y = self.base(x)
         down, down_bias, up, up_bias = (getattr(self, n)[...].astype(y.dtype) for n in LEAVES)
-        return y + jax.nn.gelu(y @ down + down_bias) @ up + up_bias
+        thin = jax.nn.gelu(matmul_2d(y, down) + down_bias)
+        return y + matmul_2d(thin, up) + up_bias
 
     def merged(self) -> nnx.Linear:
         """There is no such layer.

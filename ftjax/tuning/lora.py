@@ -16,7 +16,7 @@ from flax import nnx
 
 from ftjax.fields import Field, Fields
 from ftjax.models.dropout import dropout
-from ftjax.models.layers import Constant
+from ftjax.models.layers import Constant, matmul_2d
 from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear, QuantizedLinear
 from ftjax.tuning.masks import is_new
 from ftjax.tuning.method import IN_NETWORK, TARGETS, Method
@@ -87,10 +87,9 @@ class LoraLinear(AdaptedLinear):
     def low_rank(self, x: jax.Array) -> jax.Array:
         """scale * dropout(x) A B."""
         x = dropout(x.astype(self.dtype), self.how.dropout_rate, self.key())
-        thin = x @ self.lora_a[...].astype(self.dtype)
-        return (thin @ self.lora_b[...].astype(self.dtype)) * jnp.asarray(
-            self.how.scale, self.dtype
-        )
+        thin = matmul_2d(x, self.lora_a[...].astype(self.dtype))
+        wide = matmul_2d(thin, self.lora_b[...].astype(self.dtype))
+        return wide * jnp.asarray(self.how.scale, self.dtype)
 
     def delta(self) -> jax.Array:
         """scale * A B, float32 [in, out]."""
@@ -127,7 +126,8 @@ class DoraLinear(LoraLinear):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., in] -> [..., out]."""
         x = x.astype(self.dtype)
-        y = dropout(x, self.how.dropout_rate, self.key()) @ self.base_kernel(self.dtype)
+        dropped = dropout(x, self.how.dropout_rate, self.key())
+        y = matmul_2d(dropped, self.base_kernel(self.dtype))
         return self.with_bias((y + self.low_rank(x)) * self.stretch().astype(self.dtype))
 
     def merged_kernel(self) -> jax.Array:
@@ -174,8 +174,9 @@ class LoraEmbed(AdaptedEmbed):
 
     def look_up(self, ids: jax.Array) -> jax.Array:
         """Int [...] -> [..., features]."""
-        thin = self.lora_a[...][ids].astype(self.dtype) @ self.lora_b[...].astype(self.dtype)
-        return super().look_up(ids) + thin * jnp.asarray(self.how.scale, self.dtype)
+        thin = self.lora_a[...][ids].astype(self.dtype)
+        wide = matmul_2d(thin, self.lora_b[...].astype(self.dtype))
+        return super().look_up(ids) + wide * jnp.asarray(self.how.scale, self.dtype)
 
     def merged_table(self) -> jax.Array:
         """table + scale * A B."""

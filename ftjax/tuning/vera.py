@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.models.dropout import dropout
-from ftjax.models.layers import Constant
+from ftjax.models.layers import Constant, matmul_2d
 from ftjax.tuning.adapted import AdaptedLinear
 from ftjax.tuning.lora import RANK, ROLES_OF_LORA
 from ftjax.tuning.masks import is_new
@@ -43,8 +43,8 @@ class VeraLinear(AdaptedLinear):
         x = x.astype(self.dtype)
         a, b = (matrix.astype(self.dtype) for matrix in self._shared())
         d, scale = (leaf[...].astype(self.dtype) for leaf in (self.vera_d, self.vera_b))
-        thin = dropout(x, self.dropout_rate, self.key()) @ a
-        return self.base(x) + ((thin * d) @ b) * scale
+        thin = matmul_2d(dropout(x, self.dropout_rate, self.key()), a)
+        return self.base(x) + matmul_2d(thin * d, b) * scale
 
     def merged_kernel(self) -> jax.Array:
         """W + A d B b'."""

@@ -13,7 +13,7 @@ from flax import nnx
 from ftjax.data.text import load_tokenizer
 from ftjax.files import read_json
 from ftjax.models import family_of
-from ftjax.models.decoder import CausalLM
+from ftjax.models.decoder_heads import CausalLM
 from ftjax.models.encoder_decoder import EncoderDecoderLM
 from ftjax.models.generate import generate, max_positions
 from ftjax.models.heads import LanguageModel

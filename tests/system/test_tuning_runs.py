@@ -151,7 +151,7 @@ def test_a_run_that_trains_few_rows_of_the_table_comes_back_whole(tmp_path, conf
     np.testing.assert_array_equal(moved, seen)
     hidden = finished.network.backbone(ids[:, :20]).last_hidden_state
     merged = merged_backbone(finished)
-    assert type(merged.embeddings.word_embeddings) is nnx.Embed
+    assert isinstance(merged.embeddings.word_embeddings, nnx.Embed)
     np.testing.assert_allclose(merged(ids[:, :20]).last_hidden_state, hidden, atol=1e-6)
 
 

@@ -1,5 +1,6 @@
 """From a reference to a checkpoint folder, whatever form the weights are published in."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from filelock import FileLock
 
 from ftjax.locate import cache_folder, locate, sha256_of_file
 from ftjax.pretrained.gguf import import_gguf
+from ftjax.pretrained.gguf_file import parts_of
 from ftjax.pretrained.onnx import import_onnx
 
 IMPORTERS = {".gguf": import_gguf, ".onnx": import_onnx}
@@ -31,7 +33,9 @@ def checkpoint_folder(reference: str) -> Path:
             f"{reference} is the file {path.name}. A checkpoint is a folder with config.json and "
             f"safetensors, or a file that can be imported: {', '.join(IMPORTERS)}."
         )
-    folder = cache_folder() / "imported" / sha256_of_file(path)[:32]
+    hashes = [sha256_of_file(part) for part in parts_of(path)]
+    key = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    folder = cache_folder() / "imported" / key[:32]
     os.makedirs(folder.parent, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():

@@ -129,7 +129,8 @@ def import_gguf(file: str | Path, folder: str | Path, *, dtype: Any = ml_dtypes.
     names = _names_of_tensors(source, architecture, config)
     tokenizer = make_tokenizer(source, config["vocab_size"])
     passed_over = _refuse_unread(source)
-    config |= tokenizer.ids
+    # The families' own defaults may lie beyond this vocabulary.
+    config |= {"pad_token_id": None} | tokenizer.ids
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         new = Path(temporary) / "content"

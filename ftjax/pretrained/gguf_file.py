@@ -237,7 +237,8 @@ def _check_parts(parts: list, tensors: int) -> None:
     announced = parts[0][1].values.get("split.tensors.count", tensors)
     if announced != tensors:
         raise ValueError(
-            f"{parts[0][0]} announces {_short(announced)} tensors in all parts; {tensors} are there."
+            f"{parts[0][0]} announces {_short(announced)} tensors in all parts; {tensors} are "
+            "there."
         )
 
 

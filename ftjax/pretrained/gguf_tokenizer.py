@@ -22,19 +22,23 @@ _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+X|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*X"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT_4O = _CASED.replace("X", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?") + r"|\p{N}{1,3}" + _REST
 SPLITS = {
     "dbrx": _LLAMA3,
     "deepseek-r1-qwen": _QWEN2,
-    "gpt-4o": _CASED.replace("X", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?") + r"|\p{N}{1,3}" + _REST,
+    "falcon3": _LLAMA3,
+    "gpt-4o": _GPT_4O,
     "llama-bpe": _LLAMA3,
     "llama-v3": _LLAMA3,
     "llama3": _LLAMA3,
+    "llama4": _GPT_4O,
+    "pixtral": _LLAMA3,
     "qwen2": _QWEN2,
     "smaug-bpe": _LLAMA3,
     "tekken": _CASED.replace("X", "") + r"|\p{N}" + _REST,
 }
 # A word that is a token is not merged from its parts; a text begins with BOS.
-WHOLE_WORDS = ("llama-bpe", "llama-v3", "llama3", "tekken")
+WHOLE_WORDS = ("falcon3", "llama-bpe", "llama-v3", "llama3", "pixtral", "tekken")
 PLAIN = ("default", "gpt-2")
 
 UNKNOWN, CONTROL, USER_DEFINED, LAST_TYPE = 2, 3, 4, 6
@@ -85,6 +89,9 @@ def make_tokenizer(source: GGUFFile, rows: int) -> Rebuilt:
             f"{', '.join(builders)}."
         )
     tokens = _tokens(source, rows)
+    if kind == "llama":
+        # Runs of spaces stand as they are in a text; SentencePiece has another sign for them.
+        tokens = [token.replace(" ", SPACE) if token.isspace() else token for token in tokens]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     ids = _special_ids(source, kind, vocabulary)
     types = _types(source, len(tokens), ids)
@@ -131,8 +138,8 @@ def _types(source: GGUFFile, count: int, ids: dict[str, int]) -> list[int]:
         return [CONTROL if index in ids.values() else 1 for index in range(count)]
     if len(types) != count or not all(1 <= kind <= LAST_TYPE for kind in types):
         raise ValueError(
-            f"{source.path}: tokenizer.ggml.token_type has {len(types)} entries for {count} tokens, "
-            f"or one that is not from 1 to {LAST_TYPE}."
+            f"{source.path}: tokenizer.ggml.token_type has {len(types)} entries for {count} "
+            f"tokens, or one that is not from 1 to {LAST_TYPE}."
         )
     return types
 
@@ -220,9 +227,10 @@ def _byte_level_bpe(source: GGUFFile, vocabulary: dict[str, int], ids: dict[str,
 
 def _sentencepiece_bpe(source: GGUFFile, vocabulary: dict[str, int], ids: dict[str, int]):
     """SentencePiece's kind: merges by score, unknown characters as bytes."""
-    # SentencePiece numbers its pieces in the order of their scores.
     scores = source.metadata.numbers("tokenizer.ggml.scores", None)
-    scores = [-float(index) for index in range(len(vocabulary))] if scores is None else scores
+    # SentencePiece numbers its pieces in the order of their scores; Gemma's scores say nothing.
+    if scores is None or source.metadata.text("general.architecture").startswith("gemma"):
+        scores = [-float(index) for index in range(len(vocabulary))]
     if len(scores) != len(vocabulary):
         raise ValueError(
             f"{source.path}: tokenizer.ggml.scores has {len(scores)} entries for "

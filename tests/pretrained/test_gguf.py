@@ -151,7 +151,7 @@ def test_a_type_that_is_no_weight(tmp_path):
             {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
         ),
         ({"llama.rope.scaling.type": "none"}, {"rope_scaling": None}),
-        ({"llama.attention.head_count_kv": None, **{}}, None),
+        ({"llama.attention.head_count_kv": None}, None),
         ({"llama.feed_forward_length": [WIDE, WIDE]}, {"intermediate_size": WIDE}),
         ({"llama.rope.freq_base": None}, {"rope_theta": 10000.0}),
         ({"llama.expert_count": 0}, {}),

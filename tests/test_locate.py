@@ -506,6 +506,12 @@ HUB = {
     "config.json": b'{"model_type": "bert"}',
     "model.safetensors": bytes(3000),
     "tokenizer.model": b"pieces",
+    "spm.model": b"pieces",
+    "source.spm": b"pieces",
+    "bpe.codes": b"merges",
+    "quantised/model-00001-of-00002.gguf": b"first",
+    "quantised/model-00002-of-00002.gguf": b"second",
+    "model.gguf": b"whole",
     "vocab.txt": b"words",
     "LICENSE": b"Apache-2.0",
     "README.md": b"# name",
@@ -544,7 +550,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
             ]
             self.answer(json.dumps(files).encode())
         elif path.startswith(f"/org/name/resolve/{COMMIT}/"):
-            content = HUB[path.rpartition("/")[2]]
+            content = HUB[path.removeprefix(f"/org/name/resolve/{COMMIT}/")]
             self.answer(content, ETag=f'"{oid(content)}"', X_Repo_Commit=COMMIT)
         else:
             self.answer(b"", 404, X_Error_Code="RepoNotFound")
@@ -579,8 +585,20 @@ def hub(cache, monkeypatch):
 def test_a_hub_repository_comes_without_pickles_and_code(hub, revision, cache):
     folder = locate(f"hf://org/name{revision}")
     assert cache in folder.parents
-    wanted = {name for name in HUB if not name.endswith((".bin", ".pt", ".py"))}
+    wanted = {name for name in HUB if not name.endswith((".bin", ".pt", ".py", ".gguf"))}
     assert contents(folder) == {name: HUB[name] for name in wanted}
+
+
+@pytest.mark.parametrize("revision", ["", "@v1"])
+def test_one_file_of_a_hub_repository(hub, revision):
+    file = locate(f"hf://org/name/model.gguf{revision}")
+    assert file.read_bytes() == b"whole"
+    assert [path.name for path in file.parent.iterdir()] == ["model.gguf"]
+    part = locate(f"hf://org/name/quantised/model-00002-of-00002.gguf{revision}")
+    assert part.read_bytes() == b"second"
+    assert (part.parent / "model-00001-of-00002.gguf").read_bytes() == b"first"
+    with pytest.raises(FileNotFoundError, match=r"the repository holds no other\.gguf"):
+        locate(f"hf://org/name/other.gguf{revision}")
 
 
 def test_a_hub_repository_in_the_cache_needs_no_network(hub):
@@ -614,7 +632,9 @@ def test_errors_of_the_hub_are_told_apart(hub, monkeypatch):
         assert "verysecret" not in str(raised.value)
 
 
-@pytest.mark.parametrize("reference", ["hf://", "hf://name", "hf://a/b/c", "hf://org/na me"])
+@pytest.mark.parametrize(
+    "reference", ["hf://", "hf://name", "hf://a/b/../c", "hf://a/b//c", "hf://org/na me"]
+)
 def test_a_malformed_hub_reference_is_refused(reference):
     with pytest.raises(ValueError, match="expected hf://org/name"):
         locate(reference)

@@ -49,8 +49,8 @@ def import_onnx(file: str | Path, folder: str | Path, *, dtype: Any = ml_dtypes.
     file, folder = Path(file), Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already; choose another or delete it.")
-    model = _opened(file)
-    graph = _Graph(file, model)
+    model = open_onnx(file)
+    graph = Graph(file, model)
     tensors = _published_tensors(graph)
     config = _config(graph, tensors)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,13 @@ def import_onnx(file: str | Path, folder: str | Path, *, dtype: Any = ml_dtypes.
         os.replace(new, folder)
 
 
-def _opened(file: Path):
+def open_onnx(file: Path):
+    """The model of a file, all its weights in it.
+
+    Raises:
+        ImportError: the `onnx` package is not installed.
+        ValueError: a damaged file, or weights in other files.
+    """
     try:
         import onnx
     except ImportError as error:
@@ -88,7 +94,7 @@ def _opened(file: Path):
     return model
 
 
-class _Graph:
+class Graph:
     """Who makes and who takes each value of an ONNX graph.
 
     Attributes:
@@ -134,7 +140,7 @@ class _Graph:
         )
 
 
-def _published_tensors(graph: _Graph) -> dict[str, np.ndarray]:
+def _published_tensors(graph: Graph) -> dict[str, np.ndarray]:
     """The backbone's parameters, float32, by their published names and in their layout."""
     named = [name for name in graph.initializers if name.startswith(PREFIX)]
     if not named:
@@ -159,7 +165,7 @@ def _published_tensors(graph: _Graph) -> dict[str, np.ndarray]:
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
 
-def _dense_weight(graph: _Graph, bias: str) -> np.ndarray:
+def _dense_weight(graph: Graph, bias: str) -> np.ndarray:
     """The weight [out, in] of the product that a bias is added to; the graph has [in, out]."""
     add = graph.taker(PREFIX + bias, "Add")
     for name in add.input if add is not None else ():
@@ -171,7 +177,7 @@ def _dense_weight(graph: _Graph, bias: str) -> np.ndarray:
     raise graph.not_found(f"the weight that belongs to {PREFIX}{bias}")
 
 
-def _positions(graph: _Graph) -> np.ndarray:
+def _positions(graph: Graph) -> np.ndarray:
     """[1, 1 + patches, hidden]: what is added to the class token, and to the patches."""
     # Class token -> Expand -> Concat with the patches -> Add.
     value, add = PREFIX + CLASS_TOKEN, None
@@ -199,7 +205,7 @@ def _positions(graph: _Graph) -> np.ndarray:
     return np.concatenate(found, axis=1)
 
 
-def _config(graph: _Graph, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+def _config(graph: Graph, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     """config.json, read off the shapes and the constants of the graph."""
     hidden, channels, patch, width = tensors[PATCHES].shape
     patches = tensors["embeddings.position_embeddings"].shape[1] - 1
@@ -232,7 +238,7 @@ def _config(graph: _Graph, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _heads(graph: _Graph) -> int:
+def _heads(graph: Graph) -> int:
     """Into how many heads the keys of the first block are cut: [batch, length, heads, size]."""
     add = graph.taker(f"{PREFIX}encoder.layer.0.attention.attention.key.bias", "Add")
     reshape = graph.taker(add.output[0], "Reshape") if add is not None else None
@@ -247,7 +253,7 @@ def _heads(graph: _Graph) -> int:
     raise graph.not_found("the number of attention heads")
 
 
-def _activation(graph: _Graph) -> str:
+def _activation(graph: Graph) -> str:
     """The feed-forward layer's: GELU is one node, or x / sqrt(2) -> erf."""
     add = graph.taker(f"{PREFIX}encoder.layer.0.mlp.fc1.bias", "Add")
     for node in graph.consumers[add.output[0]]:
@@ -260,7 +266,7 @@ def _activation(graph: _Graph) -> str:
     raise graph.not_found("the activation GELU (the only one that is known)")
 
 
-def _epsilon(graph: _Graph) -> float:
+def _epsilon(graph: Graph) -> float:
     """The last norm's: an attribute of LayerNormalization, or what is added under the root."""
     weight = f"{PREFIX}layernorm.weight"
     norm, scaled = graph.taker(weight, "LayerNormalization"), graph.taker(weight, "Mul")

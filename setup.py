@@ -31,6 +31,7 @@ setup(
         "orbax-checkpoint>=0.12",
         "pyyaml",
         "qwix",
+        "requests",
         "rich",
         "safetensors",
         "scikit-learn",

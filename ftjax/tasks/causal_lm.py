@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from ftjax.data.batching import BatchPlan, plan_batches
 from ftjax.data.packing import PackedText, next_token_batch, pack
 from ftjax.data.sources import load_records
-from ftjax.data.text import load_tokenizer, tokenize
+from ftjax.data.text import load_tokenizer, tokenize_documents
 from ftjax.losses import tokens
 from ftjax.models.heads import LanguageModel
 
@@ -140,17 +140,9 @@ def load_packed(
     *,
     limit: int | None = None,
 ) -> tuple[PackedText, str, int]:
-    """A split as packed rows, its SHA-256, and its number of tokens.
-
-    Every text ends with the tokenizer's end token, which is predicted like any other: a network
-    that never sees it never stops.
-    """
+    """A split as packed rows, its SHA-256, and its number of tokens."""
     records = load_records(source, split=split, fields={"text": field}, limit=limit)
-    end = tokenizer.eos_token
-    if end is None:
-        raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no end token.")
-    texts = [{"text": record["text"] + end} for record in records]
-    tokenized = tokenize(texts, tokenizer, max_length=None)
+    tokenized = tokenize_documents(records, tokenizer)
     return pack(tokenized, length), records.fingerprint, len(tokenized.input_ids)
 
 

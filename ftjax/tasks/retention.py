@@ -7,8 +7,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from ftjax.data.batching import make_batch, plan_batches
+from ftjax.data.labels import encode_labels
 from ftjax.data.sources import load_records
-from ftjax.data.text import encode_labels, tokenize
+from ftjax.data.text import tokenize
 from ftjax.evaluation.retention import probe_correct, retention_metrics
 
 SPLITS = ("train", "test")

@@ -10,8 +10,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from ftjax.data.batching import BatchPlan, make_batch, plan_batches
+from ftjax.data.labels import describe_labels, encode_labels
 from ftjax.data.sources import load_records
-from ftjax.data.text import TokenizedText, encode_labels, load_tokenizer, tokenize
+from ftjax.data.text import TokenizedText, describe_text, load_tokenizer, tokenize
 from ftjax.evaluation import baselines
 from ftjax.evaluation.metrics import classification_metrics, label_metrics
 from ftjax.losses import classes
@@ -141,7 +142,10 @@ class TextClassification:
                 features["test"],
             ),
         }
-        return {name: label_metrics(test.labels, found) for name, found in predictions.items()}
+        return {
+            name: label_metrics(test.labels, found, len(self.classes))
+            for name, found in predictions.items()
+        }
 
     def metrics(self, split: str, outputs: np.ndarray) -> dict[str, float]:
         """Accuracy, macro-F1, cross-entropy and calibration error."""
@@ -166,13 +170,9 @@ class TextClassification:
 
     def _notes(self):
         for name, split in self.splits.items():
-            note = f"{name}: {len(split.labels):,} texts"
-            if split.tokens.truncated:
-                note += (
-                    f", {split.tokens.truncated:,} of them longer than "
-                    f"{self.config.data.buckets[-1]} tokens and truncated"
-                )
-            yield note
+            counts = describe_labels(split.labels, self.classes)
+            text = describe_text(split.tokens, self.config.data.buckets[-1])
+            yield f"{name}: {text} ({counts})"
 
 
 def classifier_network_name(config: ConfigDict, folder: Path) -> str:

@@ -14,7 +14,7 @@ import transformers
 from ftjax.data.batching import BatchPlan, plan_batches
 from ftjax.data.packing import PackedText, pack
 from ftjax.data.sources import Records
-from ftjax.data.text import TokenizedText, tokenize
+from ftjax.data.text import TokenizedText, tokenize, tokenize_documents
 
 Batch = dict[str, np.ndarray]
 
@@ -203,17 +203,10 @@ def packed_examples(
 ) -> PackedExamples:
     """Records' `text` in rows of one length.
 
-    Every text ends with the tokenizer's end token, which is predicted like any other: a network
-    that never sees it never stops.
-
     Raises:
         ValueError: a record whose text is no text, or a tokenizer without an end token.
     """
-    end = tokenizer.eos_token
-    if end is None:
-        raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no end token.")
-    texts = [{"text": record["text"] + end} for record in records]
-    tokens = tokenize(texts, tokenizer, max_length=None)
+    tokens = tokenize_documents(records, tokenizer)
     return PackedExamples(pack(tokens, length), records.fingerprint)
 
 

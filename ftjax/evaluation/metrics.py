@@ -1,42 +1,138 @@
 """Scores from labels and outputs; whole splits at once, so batches cannot change them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
 CALIBRATION_BINS = 15
 
 
-def classification_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+def classification_metrics(
+    labels: np.ndarray, logits: np.ndarray, positive: int | None = None
+) -> dict[str, float]:
     """How well logits sort examples into classes.
 
     Args:
         labels: int [examples].
         logits: float [examples, classes].
+        positive: of two classes the one that `f1` is about; by default the rarer one here, the
+            second if both are as frequent. Give that of training, so that splits can be compared.
 
     Returns:
-        `accuracy`, `macro_f1` (see `label_metrics`), `loss` (mean cross-entropy in nats) and
-        `calibration_error`.
+        What `label_metrics` gives, `loss` (mean cross-entropy in nats), `calibration_error`, and
+        `roc_auc`: the area under the ROC curve, of more than two classes each against the rest in
+        the mean over those that occur; left out where all examples are of one class.
+
+    Raises:
+        ValueError: logits that are NaN or infinite.
     """
+    broken = np.flatnonzero(~np.isfinite(logits).all(-1))
+    if len(broken):
+        raise ValueError(
+            f"{len(broken):,} of {len(logits):,} examples have outputs that are no numbers (NaN or "
+            f"infinite), example {broken[0] + 1} first: the network is broken, such as by a "
+            "learning rate that is too high."
+        )
     log_probabilities = log_softmax(logits.astype(np.float64), axis=-1)
+    probabilities = np.exp(log_probabilities)
     return {
-        **label_metrics(labels, logits.argmax(-1)),
+        **label_metrics(labels, logits.argmax(-1), logits.shape[-1], positive),
+        **_roc_auc(labels, probabilities),
         "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
-        "calibration_error": calibration_error(labels, np.exp(log_probabilities)),
+        "calibration_error": calibration_error(labels, probabilities),
     }
 
 
-def label_metrics(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """`accuracy`, and `macro_f1`: the mean F1 over the classes among labels and predictions.
+def label_metrics(
+    labels: np.ndarray, predictions: np.ndarray, num_classes: int, positive: int | None = None
+) -> dict[str, float]:
+    """Scores of predicted classes.
 
     Args:
-        labels: [examples].
-        predictions: [examples].
+        labels: int [examples].
+        predictions: int [examples].
+        num_classes: of the task, whether or not all of them occur here.
+        positive: as for `classification_metrics`.
+
+    Returns:
+        `accuracy`, `macro_f1` (mean F1 over all classes of the task; 0 for one that neither occurs
+        nor is predicted), `matthews_correlation`, and with two classes `f1` of one of them.
     """
-    return {
+    options = {"labels": np.arange(num_classes), "zero_division": 0}
+    scores = {
         "accuracy": float(accuracy_score(labels, predictions)),
-        "macro_f1": float(f1_score(labels, predictions, average="macro", zero_division=0)),
+        "macro_f1": float(f1_score(labels, predictions, average="macro", **options)),
+        "matthews_correlation": _matthews_correlation(labels, predictions),
     }
+    if num_classes == 2:
+        if positive is None:
+            positive = int(np.sum(labels) * 2 <= len(labels))
+        each = f1_score(labels, predictions, average=None, **options)
+        scores["f1"] = float(each[positive])
+    return scores
+
+
+def per_class_report(
+    labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and number of examples of each class, 0 where undefined.
+
+    Args:
+        labels: int [examples].
+        predictions: int [examples].
+        classes: names.
+
+    Returns:
+        Name of the class -> `precision`, `recall`, `f1`, `support`.
+    """
+    columns = precision_recall_fscore_support(
+        labels, predictions, labels=np.arange(len(classes)), zero_division=0
+    )
+    names = ("precision", "recall", "f1", "support")
+    rows = zip(*columns, strict=True)
+    return {
+        name: {key: value.item() for key, value in zip(names, row, strict=True)}
+        for name, row in zip(classes, rows, strict=True)
+    }
+
+
+def confusion_counts(
+    labels: np.ndarray, predictions: np.ndarray, num_classes: int
+) -> list[list[int]]:
+    """Examples by class (row) and predicted class (column), [classes][classes].
+
+    Args:
+        labels: int [examples].
+        predictions: int [examples].
+        num_classes: of the task.
+    """
+    return confusion_matrix(labels, predictions, labels=np.arange(num_classes)).tolist()
+
+
+def _matthews_correlation(labels: np.ndarray, predictions: np.ndarray) -> float:
+    # Without any variation scikit-learn warns, and gives 0 too.
+    if len(np.unique([labels, predictions])) < 2:
+        return 0.0
+    return float(matthews_corrcoef(labels, predictions))
+
+
+def _roc_auc(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    present = np.unique(labels)
+    if len(present) < 2:
+        return {}
+    if probabilities.shape[1] == 2:
+        present = present[-1:]
+    areas = [roc_auc_score(labels == index, probabilities[:, index]) for index in present]
+    return {"roc_auc": float(np.mean(areas))}
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:

@@ -15,8 +15,8 @@ from scipy.stats import bootstrap
 from sklearn.linear_model import RidgeClassifierCV
 
 from ftjax.data.examples import packed_examples, text_examples
+from ftjax.data.labels import encode_labels
 from ftjax.data.sources import load_records
-from ftjax.data.text import encode_labels
 from ftjax.evaluation.measurement import Measurement, Retention
 from ftjax.evaluation.metrics import perplexity
 from ftjax.fields import Field, Fields

@@ -9,11 +9,17 @@ from flax import nnx
 from scipy.special import softmax
 
 from ftjax.data.examples import Examples, TextExamples, text_examples
+from ftjax.data.labels import describe_labels, encode_labels
 from ftjax.data.sources import Records
-from ftjax.data.text import encode_labels
+from ftjax.data.text import describe_text
 from ftjax.evaluation import baselines
 from ftjax.evaluation.measurement import Retention
-from ftjax.evaluation.metrics import classification_metrics, label_metrics
+from ftjax.evaluation.metrics import (
+    classification_metrics,
+    confusion_counts,
+    label_metrics,
+    per_class_report,
+)
 from ftjax.evaluation.retention import PROBE_FIELDS, probe_retention
 from ftjax.fields import Field, Fields, Settings
 from ftjax.losses import classes
@@ -37,6 +43,9 @@ class Classification(Objective):
     metrics: ClassVar = {
         "macro_f1": "higher",
         "accuracy": "higher",
+        "f1": "higher",
+        "matthews_correlation": "higher",
+        "roc_auc": "higher",
         "loss": "lower",
         "calibration_error": "lower",
     }
@@ -133,7 +142,8 @@ class Classification(Objective):
             self.class_weights = classes.class_weights(
                 labels, self.classes, self.config.objective.class_weights
             )
-        self.notes.append(_note(split, examples))
+        text = describe_text(examples.tokens, examples.buckets[-1])
+        self.notes.append(f"{split}: {text} ({describe_labels(labels, self.classes)})")
         return examples
 
     def network(self, backbone: nnx.Module) -> TextClassifier:
@@ -171,8 +181,17 @@ class Classification(Objective):
         return network(batch)
 
     def score(self, split: str, outputs: np.ndarray) -> dict[str, float]:
-        """Accuracy, macro-F1, cross-entropy and calibration error."""
-        return classification_metrics(self.labels[split], outputs)
+        """See `classification_metrics`; `f1` is about the rarer of two classes in training."""
+        return classification_metrics(self.labels[split], outputs, self._positive)
+
+    def details(self, outputs: np.ndarray) -> dict[str, Any]:
+        """Scores of each class, and the confusion matrix, rows by class."""
+        labels, predictions = self.labels["test"], outputs.argmax(-1)
+        return {
+            "classes": self.classes,
+            "per_class": per_class_report(labels, predictions, self.classes),
+            "confusion_matrix": confusion_counts(labels, predictions, len(self.classes)),
+        }
 
     def retention(self) -> Retention | None:
         """A linear probe on unrelated text."""
@@ -207,7 +226,10 @@ class Classification(Objective):
                 features["test"],
             ),
         }
-        return {name: label_metrics(test, found) for name, found in predictions.items()}
+        return {
+            name: label_metrics(test, found, len(self.classes), self._positive)
+            for name, found in predictions.items()
+        }
 
     @property
     def prediction_fields(self) -> dict[str, str]:
@@ -239,6 +261,10 @@ class Classification(Objective):
             rows.append({"label": self.classes[order[0]], "probabilities": scores})
         return rows
 
+    @property
+    def _positive(self) -> int:
+        return int(np.bincount(self.labels["train"], minlength=len(self.classes)).argmin())
+
     def _examples(self, records: Records, columns: Mapping[str, np.ndarray]) -> TextExamples:
         pairs = self.config.data.second_text_field is not None
         return text_examples(
@@ -248,10 +274,3 @@ class Classification(Objective):
             second_text_field="second_text" if pairs else None,
             columns=columns,
         )
-
-
-def _note(split: str, examples: TextExamples) -> str:
-    note = f"{split}: {len(examples.lengths):,} texts"
-    if truncated := examples.tokens.truncated:
-        note += f", {truncated:,} of them longer than {examples.buckets[-1]} tokens and truncated"
-    return note

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import transformers
 from flax import nnx
 
-from ftjax.data.text import load_tokenizer
+from ftjax.data.text import encode_prompt, encode_rendered, encode_source, load_tokenizer
 from ftjax.files import read_json
 from ftjax.models import family_of
 from ftjax.models.decoder_heads import CausalLM
@@ -157,13 +157,15 @@ class Conversation:
             seed: of everything that is drawn.
 
         Raises:
-            ValueError: an instruction without a chat template.
+            ValueError: an instruction without a chat template, or an empty stop string.
         """
         if system is not None and not writer.has_chat_template:
             raise ValueError(
                 "The checkpoint has no chat template, so it knows no system message; write it into "
                 "the prompt."
             )
+        if "" in stop_strings:
+            raise ValueError("A stop text is empty; it would end every answer before its first.")
         self.writer = writer
         self.messages: list[dict[str, str]] = []
         if system is not None:
@@ -214,10 +216,10 @@ class Conversation:
     def _prompt(self, messages: list[dict[str, str]]) -> list[int]:
         tokenizer = self.writer.tokenizer
         if not self.writer.has_chat_template:
-            return tokenizer(messages[-1]["content"])["input_ids"]
+            encode = encode_source if self.writer.decoder_prompt else encode_prompt
+            return encode(tokenizer, messages[-1]["content"])
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        # The template writes the special tokens itself.
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
+        return encode_rendered(tokenizer, text)
 
     def _room(self, used: int) -> int:
         most = max_positions(self.writer.network)

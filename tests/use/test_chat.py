@@ -112,6 +112,8 @@ def test_what_does_not_write(tiny_bert, tiny_llama):
         load_writer(str(tiny_bert))
     with pytest.raises(ValueError, match="no chat template, so it knows no system message"):
         Conversation(load_writer(str(tiny_llama)), max_new_tokens=1, system="word1")
+    with pytest.raises(ValueError, match="A stop text is empty"):
+        Conversation(load_writer(str(tiny_llama)), max_new_tokens=1, stop_strings=["x", ""])
 
 
 def stream(pieces, stop_strings=()):

@@ -41,10 +41,11 @@ setup(
         "transformers>=5",
     ],
     extras_require={
-        "test": ["hypothesis", "onnx", "pytest", "pytest-xdist", "ruff"],
+        "test": ["hypothesis", "onnx", "pytest", "pytest-xdist", "ruff", "tensorboardX"],
         # The only torch release with a CPU build on every index this project was tried with.
         "parity": ["torch==2.13.0", "accelerate", "peft"],
         "plot": ["matplotlib"],
+        "tensorboard": ["tensorboardX"],
         "parquet": ["pyarrow"],
         "onnx": ["onnx"],
         "cuda": ["jax[cuda13]"],

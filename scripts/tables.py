@@ -1,8 +1,8 @@
-"""Writes README's tables: families and methods from the tests' results, speed from a benchmark.
+"""Writes the tables of docs: families and methods from the tests, speed from a benchmark.
 
     python -m pytest tests/parity tests/tuning --junitxml=results/verified.xml
-    python scripts/tables.py --junit=results/verified.xml --readme=README.md
-    python scripts/tables.py --benchmark=results/benchmark-cpu-amd-epyc.json --readme=README.md
+    python scripts/tables.py --junit=results/verified.xml --into=docs
+    python scripts/tables.py --benchmark=results/benchmark-cpu-amd-epyc.json --into=docs
 
 A number of tests is that of those that passed; what failed or did not run is not in it.
 """
@@ -21,7 +21,9 @@ from ftjax.tuning import METHODS
 
 JUNIT = flags.DEFINE_list("junit", [], "JUnit XML files of the tests.")
 BENCHMARK = flags.DEFINE_string("benchmark", None, "JSON file that scripts/benchmark.py wrote.")
-README = flags.DEFINE_string("readme", None, "File with the markers; without it, prints.")
+INTO = flags.DEFINE_string("into", None, "Folder of pages with markers; without it, prints.")
+
+PAGES = {"families": "models.md", "methods": "tuning.md", "speed": "speed.md"}
 
 # The file of tests/parity that holds a row's families against transformers.
 FAMILIES = {
@@ -83,10 +85,10 @@ def main(_) -> None:
         results = json.loads(Path(BENCHMARK.value).read_text(encoding="utf-8"))
         tables["speed"] = speed_table(results)
     for name, table in tables.items():
-        if README.value is None:
+        if INTO.value is None:
             print(table)
         else:
-            replace_between_markers(Path(README.value), name, table)
+            replace_between_markers(Path(INTO.value) / PAGES[name], name, table)
 
 
 def passed_tests(file: Path) -> list[tuple[str, str, dict[str, str]]]:

@@ -135,6 +135,7 @@ class Classification(Objective):
         records = self.load(split, self.prediction_fields | {"label": self.config.data.label_field})
         labels, self.facts["classes"] = encode_labels(records, "label", self.facts.get("classes"))
         self.labels[split] = labels
+        self._check_metric(split)
         examples = self._examples(records, {"labels": labels})
         columns = tuple(self.prediction_fields)
         self.texts[split] = [tuple(record[name] for name in columns) for record in records]
@@ -260,6 +261,19 @@ class Classification(Objective):
             scores = {self.classes[i]: round(float(probabilities[i]), 4) for i in order}
             rows.append({"label": self.classes[order[0]], "probabilities": scores})
         return rows
+
+    def _check_metric(self, split: str) -> None:
+        metric, present = self.config.evaluation.metric, len(np.unique(self.labels[split]))
+        if metric == "f1" and len(self.classes) != 2:
+            raise ValueError(
+                f"config.evaluation.metric = 'f1' is that of one of two classes, and there are "
+                f"{len(self.classes)}; choose 'macro_f1'."
+            )
+        if metric == "roc_auc" and split == "validation" and present < 2:
+            raise ValueError(
+                "config.evaluation.metric = 'roc_auc' needs examples of two classes or more, and "
+                "the validation split has a single one; choose another metric or split."
+            )
 
     @property
     def _positive(self) -> int:

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import FAMILY_NAMES, make_case
 from flax import nnx
+from tiny import FAMILY_NAMES, make_case
 
 from ftjax.config import base_config
 from ftjax.models.layers import Compute, embedding, linear, matmul_2d
-from ftjax.tuning import tune
+from ftjax.tuning.tune import tune
 
 
 @pytest.mark.parametrize("shape", [(3,), (0, 3), (4, 3), (2, 0, 3), (2, 5, 3), (2, 2, 2, 3)])

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -93,6 +94,11 @@ def _with_our_names(row: Mapping[str, Any], fields: Mapping[str, str], where: st
         value = row[theirs]
         if value is None:
             raise ValueError(f"{where}: the field {theirs!r} is null. Fill it or leave it out.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(
+                f"{where}: the field {theirs!r} is {value}, which is what an empty cell of numbers "
+                "becomes. Fill it or leave the record out."
+            )
         if isinstance(value, str) and HALF_CHARACTER.search(value):
             raise ValueError(
                 f"{where}: the field {theirs!r} holds half a character (a lone surrogate such as "
@@ -143,6 +149,10 @@ def _from_csv(path: Path) -> Iterator[dict]:
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
+        names = list(reader.fieldnames or ())
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{path}: the header names {', '.join(map(repr, twice))} twice.")
         for row in reader:
             if None in row or None in row.values():
                 raise ValueError(

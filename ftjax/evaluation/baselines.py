@@ -35,8 +35,7 @@ def tfidf_logistic_regression(
         validation: the same, to choose the regularisation.
         test_texts: to be sorted.
     """
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    vectorizer.fit([text for texts in train[0] for text in texts])
+    vectorizer = _fit_vectorizer([text for texts in train[0] for text in texts])
 
     def features(examples: Sequence[tuple[str, ...]]) -> sparse.spmatrix:
         parts = [vectorizer.transform(column) for column in zip(*examples, strict=True)]
@@ -50,6 +49,19 @@ def tfidf_logistic_regression(
         (features(train[0]), train[1]),
         (features(validation[0]), validation[1]),
     ).predict(features(test_texts))
+
+
+def _fit_vectorizer(texts: list[str]) -> TfidfVectorizer:
+    """Of words and word pairs; of characters where no word stands in two texts.
+
+    So it is with scripts that put no spaces between words, with emoji and with single letters.
+    """
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    try:
+        return words.fit(texts)
+    except ValueError:
+        # Of what is no word to scikit-learn, every character counts, and one text is enough.
+        return TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True).fit(texts)
 
 
 def linear_head(

@@ -100,6 +100,8 @@ def test_a_plain_text_is_divided_in_order(tmp_path):
         ("x.csv", b"clause,kind\na,b\nc\xff,d\n", ValueError, "line 3, byte 17: not valid UTF-8"),
         ("x.jsonl", b'{"clause": "a", "kind": null}', ValueError, "record 1: .*'kind' is null"),
         ("x.jsonl", rb'{"clause": "a \ud83d", "kind": "b"}', ValueError, "1: .*half a character"),
+        ("x.jsonl", b'{"clause": "a", "kind": NaN}', ValueError, "record 1: .*'kind' is nan"),
+        ("x.csv", b"clause,kind,kind\na,b,c\n", ValueError, "header names 'kind' twice"),
         ("x.parquet", b"PAR1, it says", ValueError, "x.parquet cannot be read as Parquet"),
     ],
 )

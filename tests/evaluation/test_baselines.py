@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
@@ -37,3 +38,11 @@ def test_the_regularisation_is_chosen_on_validation_not_on_test():
     first = linear_head((values[:30], labels[:30]), (values[30:], labels[30:]), values[30:])
     # Labels of the test examples are never given, so they cannot be used.
     assert (first == labels[30:]).mean() > 0.6
+
+
+@pytest.mark.parametrize("signs", ["好坏", "😀😡", "ab"])
+def test_texts_without_words_are_sorted_by_their_characters(signs):
+    labels = np.arange(12) % 2
+    texts = [(signs[label] * (1 + n),) for n, label in enumerate(labels)]
+    found = tfidf_logistic_regression((texts, labels), (texts, labels), texts)
+    np.testing.assert_array_equal(found, labels)

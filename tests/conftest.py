@@ -87,3 +87,9 @@ def tiny_config(tiny_bert, tiny_texts):
     files = {"model.reference": str(tiny_bert), "data.source": str(tiny_texts)}
     retention = {"retention.source": str(tiny_texts), "retention.max_length": 16}
     return override(base_config(), TINY | files | retention)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FTJAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -148,3 +148,15 @@ def make_case(model_type, seed=0):
         build("backbone"), CLASSES, pooling="mean", dropout_rate=0.0, rngs=nnx.Rngs(2)
     )
     return network, batch, classes.loss
+
+
+def contents(folder):
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def leftovers(cache):
+    return [path for path in cache.rglob("*") if path.name.startswith("unfinished-")]

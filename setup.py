@@ -32,6 +32,7 @@ setup(
         "pyyaml",
         "qwix",
         "requests",
+        "requests",
         "rich",
         "safetensors",
         "scikit-learn",

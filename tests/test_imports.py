@@ -12,9 +12,10 @@ import ftjax
 PACKAGE = Path(ftjax.__file__).parent
 
 # What each room may import, besides itself, in the order in which they stand on one another.
-GROUND = ("fields", "files", "interrupt", "locate", "randomness")
+GROUND = ("fields", "files", "interrupt", "pinned", "randomness")
 ALLOWED = {
     **{room: set() for room in GROUND},
+    "locate": {"pinned"},
     "models": {"randomness"},
     "losses": {"models"},
     "data": {"files", "locate"},

@@ -32,7 +32,6 @@ setup(
         "pyyaml",
         "qwix",
         "requests",
-        "requests",
         "rich",
         "safetensors",
         "scikit-learn",

@@ -33,7 +33,16 @@ def main(_) -> None:
         if ADAPTER.value:
             save_adapter(run.network, run.base, folder)
         else:
-            export(merged_backbone(run), run.backbone_name, run.base, folder)
+            network, expected = merged_backbone(run)
+            accept = tuple(run.config.model.accept_fields)
+            export(
+                network,
+                run.backbone_name,
+                run.base,
+                folder,
+                expected=expected,
+                accept_fields=accept,
+            )
         if run.config.task == "text_classification":
             write_head(run, folder)
     done = "written" if ADAPTER.value else "written, reloaded and compared"

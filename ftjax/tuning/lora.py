@@ -152,6 +152,10 @@ class LoraEmbed(AdaptedEmbed):
         thin = self.lora_a[...][ids].astype(self.dtype) @ self.lora_b[...].astype(self.dtype)
         return super().look_up(ids) + thin * jnp.asarray(self.how.scale, self.dtype)
 
+    def head_table(self) -> jax.Array:
+        """The published table, without A B: so it is in peft."""
+        return self.embedding[...]
+
     def merged_table(self) -> jax.Array:
         """table + scale * A B."""
         return super().merged_table() + self.how.scale * self.lora_a[...] @ self.lora_b[...]

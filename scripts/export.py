@@ -33,8 +33,15 @@ def main(_) -> None:
         if ADAPTER.value:
             save_adapter(run.network, run.base, folder)
         else:
-            name = run.objective.network_name
-            export(merged_backbone(run), name, run.base, folder)
+            network, expected = merged_backbone(run)
+            export(
+                network,
+                run.objective.network_name,
+                run.base,
+                folder,
+                expected=expected,
+                accept_fields=tuple(run.config.model.accept_fields),
+            )
         if run.objective.has_new_head:
             write_head(run, folder)
     done = "written" if ADAPTER.value else "written, reloaded and compared"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,13 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
+from ftjax.files import read_json
 from ftjax.models import family_of
 from ftjax.models.family import Family
 from ftjax.models.layers import Compute
+
+# As safetensors names them.
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 Placement = Callable[[str, np.ndarray], jax.Array]
 
@@ -28,6 +31,7 @@ class Checkpoint:
         folder: where config.json stands.
         fields: the content of config.json.
         files: tensor name -> file that holds it.
+        left_behind: tensors of heads that the network, when it was filled, had no use for.
     """
 
     def __init__(self, folder: str | Path):
@@ -41,6 +45,8 @@ class Checkpoint:
         self.fields = read_config(self.folder)
         self.files: dict[str, Path] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self.left_behind: list[str] = []
+        self._other_types: dict[str, str] = {}
         for path in _weight_files(self.folder):
             with _opened(path) as file:
                 for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
@@ -49,7 +55,10 @@ class Checkpoint:
                             f"{self.folder}: {name} is in {self.files[name].name} and {path.name}."
                         )
                     self.files[name] = path
-                    self._shapes[name] = tuple(file.get_slice(name).get_shape())
+                    part = file.get_slice(name)
+                    if part.get_dtype() not in FLOATS:
+                        self._other_types[name] = part.get_dtype()
+                    self._shapes[name] = tuple(part.get_shape())
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor."""
@@ -57,6 +66,11 @@ class Checkpoint:
 
     def read(self, name: str) -> np.ndarray:
         """One tensor; bfloat16 comes as ml_dtypes.bfloat16."""
+        if name in self._other_types:
+            raise ValueError(
+                f"{self.files[name]}: {name} holds {self._other_types[name]}, which are no "
+                f"weights; {', '.join(FLOATS)} can be loaded."
+            )
         # Opened anew: a file that stays mapped keeps all its pages in this process's memory.
         with _opened(self.files[name]) as file:
             return file.get_tensor(name)
@@ -70,6 +84,7 @@ def load_model(
     accept_fields: tuple[str, ...] = (),
     dropout: float | None = None,
     place: Placement | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> nnx.Module:
     """A published network, filled with its published weights.
 
@@ -80,6 +95,7 @@ def load_model(
         accept_fields: unknown fields of config.json to ignore.
         dropout: all dropout rates inside the network; the published ones if None.
         place: (path, tensor) -> array on the devices it shall live on; default device by default.
+        say: called with a sentence for a person where the checkpoint has a head that is not used.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -91,6 +107,10 @@ def load_model(
     build = _builder(checkpoint, family, network, compute, accept_fields, dropout)
     model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     fill(model, checkpoint, family, compute.param_dtype, place)
+    if say is not None and checkpoint.left_behind:
+        names = checkpoint.left_behind
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        say(f"{checkpoint.folder}: a head that is not used was left behind: {shown}.")
     return model
 
 
@@ -203,11 +223,14 @@ def match_names(
         name.startswith(family.prefix) for name in checkpoint.files
     )
     inside = any(path.startswith("backbone.") for path in shapes)
+    published = {
+        path: family.published_name(path if inside else f"backbone.{path}", with_prefix=with_prefix)
+        for path in shapes
+    }
+    wanted = frozenset(published.values())
     names, problems = {}, []
     for path, shape in shapes.items():
-        full = path if inside else f"backbone.{path}"
-        name = family.published_name(full, with_prefix=with_prefix)
-        name = names[path] = _stored_name(checkpoint, family, name)
+        name = names[path] = _stored_name(checkpoint, family, published[path], wanted)
         if name not in checkpoint.files:
             if any(re.fullmatch(pattern, name) for pattern in family.zeros):
                 continue
@@ -228,6 +251,8 @@ def match_names(
     for name in sorted(set(checkpoint.files) - set(names.values())):
         if _is_equal_copy(checkpoint, family, name):
             continue
+        if any(re.fullmatch(pattern, bare(name)) for pattern in heads):
+            checkpoint.left_behind.append(name)
         if not any(re.fullmatch(pattern, bare(name)) for pattern in excused):
             problems.append(f"  surplus: {name} {list(checkpoint.shape(name))}")
     if problems:
@@ -238,23 +263,31 @@ def match_names(
     return names
 
 
-def _stored_name(checkpoint: Checkpoint, family: Family, name: str) -> str:
-    """A tensor's name in the file, or that of one it is tied to: of these a file may have any."""
+def _stored_name(
+    checkpoint: Checkpoint, family: Family, name: str, wanted: frozenset[str] = frozenset()
+) -> str:
+    """A tensor's name in the file, or that of one it is tied to: of these a file may have any.
+
+    Not of one that is wanted for another parameter: the two are then not tied.
+    """
     original = family.tied.get(name, name)
     copies = [copy for copy, of in family.tied.items() if of == original]
     # As BERT's first checkpoints have it, and their files still do.
     older = name.replace("LayerNorm.weight", "LayerNorm.gamma")
     older = older.replace("LayerNorm.bias", "LayerNorm.beta")
-    names = (name, original, *copies, older)
+    others = [other for other in (original, *copies) if other not in wanted]
+    names = (name, *others, older)
     return next((other for other in names if other in checkpoint.files), name)
 
 
 def _has_untied_copy(checkpoint: Checkpoint, family: Family) -> bool:
-    """Whether tensors that the config ties are both there and differ: then they are not tied."""
-    return any(
-        {name, original} <= checkpoint.files.keys() and not _is_equal_copy(checkpoint, family, name)
-        for name, original in family.tied.items()
-    )
+    """Whether tensors that the config ties are there and differ: then they are not tied."""
+    for original in set(family.tied.values()):
+        copies = [copy for copy, of in family.tied.items() if of == original]
+        there = [name for name in (original, *copies) if name in checkpoint.files]
+        if any(not _are_equal(checkpoint, there[0], name) for name in there[1:]):
+            return True
+    return False
 
 
 def _is_equal_copy(checkpoint: Checkpoint, family: Family, name: str) -> bool:
@@ -262,8 +295,12 @@ def _is_equal_copy(checkpoint: Checkpoint, family: Family, name: str) -> bool:
     if name not in family.tied:
         return False
     original = _stored_name(checkpoint, family, family.tied[name])
-    return checkpoint.shape(name) == checkpoint.shape(original) and np.array_equal(
-        checkpoint.read(name), checkpoint.read(original)
+    return _are_equal(checkpoint, name, original)
+
+
+def _are_equal(checkpoint: Checkpoint, name: str, other: str) -> bool:
+    return checkpoint.shape(name) == checkpoint.shape(other) and np.array_equal(
+        checkpoint.read(name), checkpoint.read(other)
     )
 
 
@@ -284,23 +321,19 @@ def read_config(folder: str | Path) -> dict:
         raise FileNotFoundError(
             f"{folder} holds no config.json; a checkpoint folder has config.json and *.safetensors."
         )
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    fields = read_json(path)
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds no JSON object, but {type(fields).__name__}.")
+    return fields
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [folder / Path(shard).name for shard in shards]
-        for path in files:
-            if not path.is_file():
-                raise FileNotFoundError(f"{index} names the shard {path.name}, which is missing.")
-        return files
+    # In transformers' order: an index beside a whole file is left over from other weights.
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return _shards(index)
     pickles = sorted(
         path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)
     )
@@ -314,6 +347,27 @@ def _weight_files(folder: Path) -> list[Path]:
     raise FileNotFoundError(
         f"{folder} holds no model.safetensors and no model.safetensors.index.json."
     )
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names.
+
+    Raises:
+        FileNotFoundError: one of them is missing.
+        ValueError: the index is no JSON, maps no tensor names to files beside it.
+    """
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} has no weight_map from tensor names to files; it is damaged.")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not shard or Path(shard).name != shard:
+            raise ValueError(f"{index}: {name} is in {shard!r}, which is no file beside the index.")
+    files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(f"{index} names the shard {path.name}, which is missing.")
+    return files
 
 
 def _opened(path: Path):

@@ -123,8 +123,12 @@ class AdaptedEmbed(NoisyLayer):
         return self.embedding[...][ids].astype(self.dtype)
 
     def attend(self, hidden: jax.Array) -> jax.Array:
-        """Logits [..., rows] of the published table, for a head tied to it."""
-        return matmul_2d(hidden.astype(self.dtype), self.embedding[...].astype(self.dtype).T)
+        """Logits [..., rows], for a head tied to the table."""
+        return matmul_2d(hidden.astype(self.dtype), self.head_table().astype(self.dtype).T)
+
+    def head_table(self) -> jax.Array:
+        """What a head tied to the table repeats, [rows, features]."""
+        return self.merged_table()
 
     def merged_table(self) -> jax.Array:
         """The plain table that looks up the same, float32 [rows, features]."""

@@ -178,6 +178,10 @@ class LoraEmbed(AdaptedEmbed):
         wide = matmul_2d(thin, self.lora_b[...].astype(self.dtype))
         return super().look_up(ids) + wide * jnp.asarray(self.how.scale, self.dtype)
 
+    def head_table(self) -> jax.Array:
+        """The published table, without A B: so it is in peft."""
+        return self.embedding[...]
+
     def merged_table(self) -> jax.Array:
         """table + scale * A B."""
         return super().merged_table() + self.how.scale * self.lora_a[...] @ self.lora_b[...]

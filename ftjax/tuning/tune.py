@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -14,6 +15,7 @@ from ftjax.tuning.neftune import add_neftune
 from ftjax.tuning.partition import Parameters, Rebuild, partition
 from ftjax.tuning.seen_rows import train_seen_rows
 from ftjax.tuning.targets import modules_of, replace_module
+from ftjax.tuning.tied import tied_table, untie
 
 
 def tune(
@@ -41,8 +43,12 @@ def tune(
 def merge(network: nnx.Module) -> nnx.Module:
     """Puts plain layers in the place of adapted ones; the network computes the same.
 
+    A head that is tied to an adapted table gets weights of its own, since it repeats the published
+    table and not the adapted one.
+
     Args:
-        network: changed in place, and returned.
+        network: a task's, with the pretrained network in `backbone`; changed in place, and
+            returned.
 
     Raises:
         ValueError: what was learned is no change of weights.
@@ -53,5 +59,9 @@ def merge(network: nnx.Module) -> nnx.Module:
             "scripts/predict.py and scripts/chat.py take --run."
         )
     for path, layer in modules_of(network, (AdaptedLinear, AdaptedEmbed)).items():
+        if isinstance(layer, AdaptedEmbed) and layer is tied_table(network.backbone):
+            head, table = layer.head_table(), layer.merged_table()
+            if not jnp.array_equal(head, table):
+                untie(network.backbone, head)
         replace_module(network, path, layer.merged())
     return network

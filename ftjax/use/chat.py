@@ -22,8 +22,8 @@ from ftjax.models.prompt import use_prompt
 from ftjax.models.sampling import Sampling
 from ftjax.pretrained.adapter import load_adapter
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
+from ftjax.pretrained.compare import merged_and_compared
 from ftjax.pretrained.load import load_model
-from ftjax.tuning.tune import merge
 from ftjax.use.finished import load_finished_run
 
 # What an incomplete character at the end of the tokens so far decodes to.
@@ -79,7 +79,7 @@ def load_writer(
     if adapter is not None:
         adapted = LanguageModel(network)
         load_adapter(adapted, folder, adapter)
-        network = merge(adapted).backbone
+        network, _ = merged_and_compared(adapted, folder)
     return _writer(network, folder)
 
 

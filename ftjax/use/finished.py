@@ -3,8 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import jax
-import numpy as np
 from flax import nnx
 
 from ftjax.config import Config, config_of
@@ -12,13 +10,12 @@ from ftjax.files import read_checked_json
 from ftjax.locate import sha256_of_folder
 from ftjax.objectives import OBJECTIVES, Objective
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
+from ftjax.pretrained.compare import Outputs, merged_and_compared
 from ftjax.runs.folder import RunFolder
 from ftjax.runs.result import Result
 from ftjax.training.build import load_network
 from ftjax.training.checkpoint import Checkpoints
-from ftjax.tuning.tune import merge, tune
-
-MERGE_TOLERANCE = 1e-4
+from ftjax.tuning.tune import tune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,28 +66,9 @@ def load_finished_run(run: str | Path) -> FinishedRun:
     return FinishedRun(folder, config, objective, base, rebuild(best, frozen))
 
 
-def merged_backbone(run: FinishedRun) -> nnx.Module:
-    """The run's pretrained network with its adapters merged into plain layers, in float32.
-
-    Raises:
-        ValueError: the merged network computes something else on random tokens.
-    """
-    ids = np.random.default_rng(0).integers(0, run.network.backbone.config.vocab_size, (2, 16))
-    before = _hidden(run.network.backbone, ids)
-    after = _hidden(merge(run.network).backbone, ids)
-    difference = float(np.abs(after - before).max() / np.abs(before).max())
-    if not difference <= MERGE_TOLERANCE:
-        raise ValueError(
-            f"Merged, the network differs by {difference:.1e} of its largest output (at most "
-            f"{MERGE_TOLERANCE:.0e} is rounding); it was not written. Export the adapter instead."
-        )
-    return run.network.backbone
-
-
-def _hidden(backbone: nnx.Module, ids: np.ndarray) -> np.ndarray:
-    graphdef, state = nnx.split(backbone)
-    run = jax.jit(lambda state: nnx.merge(graphdef, state)(ids).last_hidden_state)
-    return np.asarray(run(state), np.float32)
+def merged_backbone(run: FinishedRun) -> tuple[nnx.Module, Outputs]:
+    """The run's pretrained network merged into plain layers; see `merged_and_compared`."""
+    return merged_and_compared(run.network, run.base)
 
 
 def _refuse_other_weights(folder: RunFolder, reference: str, base: Path) -> None:

@@ -162,6 +162,23 @@ def test_a_file_may_have_any_of_the_tied_tables(tmp_path, names):
     np.testing.assert_array_equal(load_model(tmp_path, "seq2seq_lm")(**ids).logits, before)
 
 
+def test_a_head_of_its_own_without_the_shared_table(tmp_path):
+    tiny().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    table = weights.pop("shared.weight")
+    head = np.random.default_rng(0).normal(size=table.shape).astype(np.float32)
+    weights |= {"decoder.embed_tokens.weight": table, "lm_head.weight": head}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    ids = {"input_ids": batch()["input_ids"], "decoder_input_ids": batch()["decoder_input_ids"]}
+    network = load_model(tmp_path, "seq2seq_lm")
+    np.testing.assert_array_equal(network.lm_head.kernel[...].T, head)
+    np.testing.assert_array_equal(network.backbone.shared.embedding[...], table)
+    reference = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        theirs = reference(**{k: torch.tensor(np.asarray(v)) for k, v in ids.items()}).logits
+    np.testing.assert_allclose(network(**ids).logits, theirs.numpy(), atol=1e-4)
+
+
 def test_a_table_of_the_oldest_files_that_nothing_uses(tmp_path):
     tiny("T5Model").save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

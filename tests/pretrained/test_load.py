@@ -85,6 +85,51 @@ def test_a_head_of_the_checkpoint_is_left_behind(folder):
     assert load_model(folder, "pooled").pooler is not None
 
 
+def test_a_head_left_behind_is_told(folder):
+    head = {"classifier.weight": np.zeros((2, 16), np.float32)}
+    change(folder, lambda t: t.update(head))
+    said = []
+    load_model(folder, say=said.append)
+    assert len(said) == 1
+    assert "left behind: classifier.weight." in said[0]
+
+
+def test_a_missing_head_is_not_filled_from_the_table(tmp_path, tiny_llama):
+    folder = shutil.copytree(tiny_llama, tmp_path / "llama")
+    change(folder, lambda t: t.pop("lm_head.weight"))
+    with pytest.raises(ValueError, match=r"missing: lm_head\.weight"):
+        load_model(folder, "causal_lm")
+    set_field(folder, tie_word_embeddings=True)
+    assert load_model(folder, "causal_lm").lm_head is None
+
+
+def test_a_whole_file_comes_before_an_index(folder):
+    index = {"weight_map": {"embeddings.LayerNorm.weight": "old.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": "../a"}}'),
+        *('{"weight_map": {"a": 3}}', '{"weight_map": {"a": ".."}}'),
+    ],
+)
+def test_an_index_that_is_none(folder, content):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=r"index\.json"):
+        load_model(folder)
+
+
+def test_whole_numbers_are_no_weights(folder):
+    name = "embeddings.LayerNorm.weight"
+    change(folder, lambda t: t.update({name: t[name].astype(np.int32)}))
+    with pytest.raises(ValueError, match=r"LayerNorm\.weight holds I32, which are no weights"):
+        load_model(folder)
+
+
 def test_all_that_does_not_fit_is_in_one_list(folder):
     def spoil(tensors):
         del tensors["embeddings.LayerNorm.weight"]

@@ -150,7 +150,7 @@ def test_a_run_that_trains_few_rows_of_the_table_comes_back_whole(tmp_path, conf
     seen = np.isin(ids[0], parts.objective.examples["train"].token_ids())
     np.testing.assert_array_equal(moved, seen)
     hidden = finished.network.backbone(ids[:, :20]).last_hidden_state
-    merged = merged_backbone(finished)
+    merged, _ = merged_backbone(finished)
     assert isinstance(merged.embeddings.word_embeddings, nnx.Embed)
     np.testing.assert_allclose(merged(ids[:, :20]).last_hidden_state, hidden, atol=1e-6)
 

@@ -96,7 +96,8 @@ def between(start: nnx.Module, end: nnx.Module, alpha: float) -> nnx.Module:
         raise ValueError(f"alpha = {alpha} is outside [0, 1]: 0 is the start, 1 the tuned network.")
     first = dict(nnx.to_flat_state(nnx.state(start, nnx.Param)))
     for path, leaf in nnx.to_flat_state(nnx.state(end, nnx.Param)):
-        if path[0] != "backbone":
+        # A head that merging untied repeats the published table at both ends.
+        if path[0] != "backbone" or path not in first:
             continue
         low, high = (value[...].astype(jnp.float32) for value in (first[path], leaf))
         leaf.set_value(((1.0 - alpha) * low + alpha * high).astype(leaf[...].dtype))

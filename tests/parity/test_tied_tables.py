@@ -95,7 +95,7 @@ def test_a_t5_whose_table_is_adapted_goes_on_scaling(tmp_path):
     )
     transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "base")
     from ftjax.config import base_config
-    from ftjax.tuning import tune
+    from ftjax.tuning.tune import tune
 
     holder = Holder(load_model(tmp_path / "base", "seq2seq_lm"))
     settings = base_config().tuning

@@ -93,6 +93,9 @@ FIELDS: Fields = {
     ),
     "model.scan_layers": Field(False, "Compile one block and scan it: faster to compile."),
     "model.accept_fields": Field((), "Unknown fields of config.json to ignore.", items=str),
+    "model.grow_table": Field(
+        False, "Give tokens that the network has no embedding for a row each, of the mean."
+    ),
     "data.source": Field(
         "",
         "tfds://name, hf://datasets/org/name, or a file or folder of texts, with {split} in its "

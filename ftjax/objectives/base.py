@@ -52,7 +52,7 @@ class Objective(abc.ABC):
             facts: of a finished run.
         """
         self.config, self.folder = config, folder
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer = load_tokenizer(folder, grow_table=config.model.grow_table)
         self.examples: dict[str, Examples] = {}
         self.notes: list[str] = []
         self.facts: dict[str, Any] = dict(facts or {})

@@ -119,6 +119,8 @@ def _fields_of(fields: dict, model: nnx.Module) -> dict:
     kinds = {str(leaf[...].dtype) for _, leaf in nnx.to_flat_state(nnx.state(model))}
     names = [name for name in ("dtype", "torch_dtype") if name in fields] or ["dtype"]
     fields = fields | dict.fromkeys(names, kinds.pop() if len(kinds) == 1 else "float32")
+    if "vocab_size" in fields:
+        fields["vocab_size"] = model.config.vocab_size
     untied = getattr(model.config, "tie_word_embeddings", True) is False
     # T5's field says whether outputs are scaled before the head; that the head is there and another
     # than the table says that they are not tied.

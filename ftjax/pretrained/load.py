@@ -83,6 +83,7 @@ def load_model(
     *,
     accept_fields: tuple[str, ...] = (),
     dropout: float | None = None,
+    rows: int | None = None,
     place: Placement | None = None,
     say: Callable[[str], None] | None = None,
 ) -> nnx.Module:
@@ -94,6 +95,8 @@ def load_model(
         compute: dtypes, rematerialisation; parameters are cast to `compute.param_dtype`.
         accept_fields: unknown fields of config.json to ignore.
         dropout: all dropout rates inside the network; the published ones if None.
+        rows: what the token table grows to, where it has fewer; new rows, also of the head, are
+            the mean of those there are, as transformers' `resize_token_embeddings` has it.
         place: (path, tensor) -> array on the devices it shall live on; default device by default.
         say: called with a sentence for a person where the checkpoint has a head that is not used.
 
@@ -111,6 +114,10 @@ def load_model(
         names = checkpoint.left_behind
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         say(f"{checkpoint.folder}: a head that is not used was left behind: {shown}.")
+    if rows is not None and rows > model.config.vocab_size:
+        config = dataclasses.replace(model.config, vocab_size=rows)
+        grown = functools.partial(family.networks[network], config, compute)
+        return _grown(model, nnx.eval_shape(lambda: grown(rngs=nnx.Rngs(0))))
     return model
 
 
@@ -128,6 +135,21 @@ def random_model(
     family = family_of(checkpoint.fields.get("model_type"))
     build = _builder(checkpoint, family, network, compute, accept_fields, dropout)
     return build(rngs=nnx.Rngs(params=key))
+
+
+def _grown(small: nnx.Module, large: nnx.Module) -> nnx.Module:
+    """The abstract larger network, filled from the smaller one."""
+    values, state = dict(nnx.to_flat_state(nnx.state(small))), nnx.state(large)
+    for path, leaf in nnx.to_flat_state(state):
+        value = values[path][...]
+        for axis, (old, new) in enumerate(zip(value.shape, leaf.shape, strict=True)):
+            if new > old:
+                mean = jnp.mean(value.astype(jnp.float32), axis, keepdims=True)
+                more = jnp.repeat(mean.astype(value.dtype), new - old, axis)
+                value = jnp.concatenate([value, more], axis)
+        leaf.set_value(value)
+    nnx.update(large, state)
+    return large
 
 
 def _builder(

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from flax import nnx
 from ftjax.config import Config
 from ftjax.data.examples import Examples, plan
 from ftjax.data.sources import load_records
+from ftjax.data.text import required_rows
 from ftjax.evaluation.measurement import Retention
 from ftjax.locate import sha256_of_folder
 from ftjax.models.layers import Compute
@@ -87,7 +87,7 @@ def build(config: Config, say: Callable[[str], None] = lambda sentence: None) ->
         say(note)
     general, retention = _general_text(config, objective), objective.retention()
     tokens = _training_tokens(config, objective, general)
-    network = load_network(config, objective)
+    network = load_network(config, objective, say)
     rebuild, trainable, frozen = tune(network, config.tuning, config.seed, tokens)
     _check_longest_row(config, objective, rebuild, trainable, frozen)
     return Parts(
@@ -103,13 +103,17 @@ def build(config: Config, say: Callable[[str], None] = lambda sentence: None) ->
     )
 
 
-def load_network(config: Config, objective: Objective) -> nnx.Module:
-    """The objective's network over the pretrained one, computed as the config says."""
-    return objective.network(load_backbone(config, objective.folder, objective.network_name))
+def load_network(
+    config: Config, objective: Objective, say: Callable[[str], None] | None = None
+) -> nnx.Module:
+    """The objective's network over the pretrained one, computed as the config says.
 
-
-def load_backbone(config: Config, folder: Path, name: str) -> nnx.Module:
-    """A pretrained network of a checkpoint folder, computed as the config says."""
+    Args:
+        config: validated.
+        objective: of the same config.
+        say: told what of the checkpoint was left behind.
+    """
+    folder, name = objective.folder, objective.network_name
     compute = Compute(
         dtype=jnp.dtype(config.model.dtype),
         param_dtype=jnp.dtype(config.model.param_dtype),
@@ -120,11 +124,12 @@ def load_backbone(config: Config, folder: Path, name: str) -> nnx.Module:
         "accept_fields": tuple(config.model.accept_fields),
         "dropout": config.model.get("dropout"),
     }
-    backbone = load_model(folder, name, compute, **how)
+    rows = required_rows(objective.tokenizer) if config.model.grow_table else None
+    backbone = load_model(folder, name, compute, rows=rows, say=say, **how)
     if (blocks := config.tuning.get("reinit_top", 0)) > 0:
         fresh = random_model(folder, name, compute, run_key(config.seed, "reinit"), **how)
         reinitialise_top(backbone, fresh, blocks)
-    return backbone
+    return objective.network(backbone)
 
 
 def _general_text(config: Config, objective: Objective) -> Examples | None:

@@ -80,7 +80,7 @@ def load_writer(
         adapted = LanguageModel(network)
         load_adapter(adapted, folder, adapter)
         network, _ = merged_and_compared(adapted, folder)
-    return _writer(network, folder)
+    return _writer(network, folder, load_tokenizer(folder))
 
 
 def load_writer_of_run(run: str | Path) -> Writer:
@@ -96,14 +96,15 @@ def load_writer_of_run(run: str | Path) -> Writer:
             f"The run in {run} learned {finished.config.objective.name}; scripts/predict.py uses "
             "it."
         )
-    return _writer(finished.network.backbone, finished.base)
+    return _writer(finished.network.backbone, finished.base, finished.objective.tokenizer)
 
 
-def _writer(network: nnx.Module, folder: Path) -> Writer:
+def _writer(
+    network: nnx.Module, folder: Path, tokenizer: transformers.PreTrainedTokenizerBase
+) -> Writer:
     if isinstance(network, CausalLM) and getattr(network, "prompt", None) is not None:
         # Once, and not for every answer.
         use_prompt(network)
-    tokenizer = load_tokenizer(folder)
     fields = read_json(folder / "config.json")
     generation = folder / "generation_config.json"
     if generation.exists():

@@ -24,6 +24,7 @@ from ftjax.models.layers import (
     layer_norm,
     linear,
     require,
+    require_positions,
 )
 
 
@@ -203,12 +204,10 @@ class GPT2Model(nnx.Module):
         embed_key, blocks_key = split_key(key, 2)
         hidden = self.wte(input_ids) if inputs_embeds is None else inputs_embeds
         length = hidden.shape[1]
+        if cache is None:
+            # Packed rows bring position ids, whose values are not known while tracing.
+            require_positions(length, self.config.n_positions)
         if position_ids is None:
-            if length > self.config.n_positions:
-                raise ValueError(
-                    f"{length} tokens, but the network has {self.config.n_positions} positions; "
-                    "truncate the text."
-                )
             position_ids = default_positions(length, cache)
         hidden = hidden + self.wpe(position_ids)
         if token_type_ids is not None:

@@ -52,11 +52,10 @@ class TextClassifier(nnx.Module):
         Returns:
             [batch, hidden].
         """
-        inputs = {
-            name: batch[name]
-            for name in ("input_ids", "attention_mask", "token_type_ids")
-            if name in batch
-        }
+        names = ["input_ids", "attention_mask"]
+        if reads_token_types(self.backbone):
+            names.append("token_type_ids")
+        inputs = {name: batch[name] for name in names if name in batch}
         virtual, prompt = 0, getattr(self.backbone, "prompt", None)
         if prompt is not None:
             inputs, virtual = self._with_prompt(inputs, prompt()), prompt.virtual.shape[0]
@@ -188,6 +187,14 @@ class LanguageModel(nnx.Module):
     ) -> TokenOutputs:
         """Next-token logits; arguments as of `features`."""
         return TokenOutputs(self.features(batch, key), self.backbone.logits, self.logits_at_once)
+
+
+def reads_token_types(backbone: nnx.Module) -> bool:
+    """Whether a network tells the second text of a pair by an embedding of its own.
+
+    A table of one row tells nothing. GPT-2 has none: it would add the embeddings of words 0 and 1.
+    """
+    return getattr(backbone.config, "type_vocab_size", 0) > 1
 
 
 def token_table(backbone: nnx.Module) -> nnx.Module:

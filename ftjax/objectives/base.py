@@ -6,6 +6,7 @@ they need. Adding one is a file with a class and a line in `ftjax/objectives/__i
 
 import abc
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,6 +71,12 @@ class Objective(abc.ABC):
         """
         for split in SPLITS:
             self.examples[split] = self.read_split(split)
+        for first, second in itertools.combinations(SPLITS, 2):
+            if self.examples[first].fingerprint == self.examples[second].fingerprint:
+                raise ValueError(
+                    f"The splits {first} and {second} of {self.config.data.source} hold the same "
+                    "records, so their scores would mean nothing. Give each split its own."
+                )
 
     def with_examples(self, examples: dict[str, Examples]) -> "Objective":
         """The same, with others in the place of its examples."""

@@ -90,6 +90,7 @@ def build(config: Config, say: Callable[[str], None] = lambda sentence: None) ->
     network = load_network(config, objective, say)
     rebuild, trainable, frozen = tune(network, config.tuning, config.seed, tokens)
     _check_longest_row(config, objective, rebuild, trainable, frozen)
+    _check_r_drop(config, network)
     return Parts(
         objective=objective,
         retention=retention,
@@ -164,6 +165,21 @@ def _check_batch_sizes(config: Config, multiple: int) -> None:
             raise ValueError(
                 f"{name} = {size} must be a multiple of the {multiple} devices that share a batch."
             )
+
+
+def _check_r_drop(config: Config, network: nnx.Module) -> None:
+    """Without dropout, two passes agree always."""
+    rates = [
+        value
+        for _, module in nnx.iter_modules(network)
+        for name, value in vars(module).items()
+        if "dropout" in name and isinstance(value, float)
+    ]
+    if config.penalties.r_drop > 0 and not any(rate > 0 for rate in rates):
+        raise ValueError(
+            "config.penalties.r_drop compares two dropout masks, and no dropout rate of this "
+            "network is above 0: set config.model.dropout."
+        )
 
 
 def _check_longest_row(

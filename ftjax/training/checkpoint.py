@@ -4,9 +4,10 @@ The latest few hold everything that training needs (`<folder>/<step>`); the best
 parameters only (`<folder>/best/<step>`).
 """
 
+import contextlib
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,9 @@ class Checkpoints:
         """
         # A state must never know of a best that is not on disk: killed in between, the run would
         # end without it. The other way round it is found again.
-        self._best.wait_until_finished()
-        _save(self._latest, step, state, progress)
+        with _told(self.folder):
+            self._best.wait_until_finished()
+            _save(self._latest, step, state, progress)
 
     def save_best(self, step: int, trainable: Any) -> None:
         """Starts saving the parameters of the best validation so far, in place of the old ones."""
@@ -67,7 +69,8 @@ class Checkpoints:
             # Left by a session that was killed; Orbax ignores a step that is not the latest.
             if old >= step:
                 self._best.delete(old)
-        _save(self._best, step, trainable, {})
+        with _told(self.folder):
+            _save(self._best, step, trainable, {})
 
     def restore(self, like: Any) -> tuple[int, Any, dict] | None:
         """The latest state that can be read, bit for bit.
@@ -94,8 +97,9 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when all is written."""
-        self._latest.wait_until_finished()
-        self._best.wait_until_finished()
+        with _told(self.folder):
+            self._latest.wait_until_finished()
+            self._best.wait_until_finished()
 
     def _first_readable(self, manager: ocp.CheckpointManager, like: Any):
         damaged = []
@@ -121,6 +125,21 @@ class Checkpoints:
         for later in [other for other in manager.all_steps() if other > step]:
             shutil.rmtree(manager.directory / str(later))
         manager.reload()
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """A disk that is full or broken, as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(folder).free
+        raise OSError(
+            f"A checkpoint could not be written to {folder} ({error.strerror or error}); "
+            f"{free / 2**20:,.0f} MiB are free there. The checkpoints before it are safe: free "
+            "space (a checkpoint takes as much as the largest folder in it), and the same command "
+            "continues from the last one."
+        ) from error
 
 
 def host_copy(tree: Any) -> Any:

@@ -220,3 +220,17 @@ def test_combinations_that_mean_nothing_are_refused(config, overrides, message):
 def test_too_many_new_blocks_are_refused(config):
     with pytest.raises(ValueError, match=r"reinit_top = 3, but there are only .*layer: 2 blocks"):
         build(override(config, {"tuning.reinit_top": 3}))
+
+
+def test_r_drop_without_dropout_is_refused(config):
+    without = {"penalties.r_drop": 1.0, "model.dropout": 0.0, "model.head_dropout": 0.0}
+    with pytest.raises(ValueError, match="no dropout rate of this network is above 0"):
+        build(override(config, without))
+
+
+def test_splits_with_the_same_records_are_refused(config, tmp_path, tiny_texts):
+    for split in ("train", "validation", "test"):
+        source = str(tiny_texts).replace("{split}", "test" if split == "test" else "train")
+        (tmp_path / f"{split}.csv").write_bytes(Path(source).read_bytes())
+    with pytest.raises(ValueError, match=r"train and validation of .* hold the same records"):
+        build(override(config, {"data.source": str(tmp_path / "{split}.csv")}))

@@ -209,3 +209,16 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="cannot be written"):
         Checkpoints(tmp_path / "file" / "c", keep_last=1)
+
+
+def test_a_full_disk_is_told_with_the_folder_and_what_is_safe(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with Checkpoints(tmp_path / "c", keep_last=2) as checkpoints:
+        checkpoints.save(1, {"a": np.ones(3)}, {})
+        checkpoints.wait()
+        monkeypatch.setattr(checkpoints._latest, "save", full)
+        with pytest.raises(OSError, match=r"/c \(No space left on device\).*MiB are free.*safe"):
+            checkpoints.save(2, {"a": np.ones(3)}, {})
+        assert checkpoints.latest_step() == 1

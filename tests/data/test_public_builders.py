@@ -252,7 +252,9 @@ def test_an_archive_is_read_and_never_unpacked(tmp_path, monkeypatch):
         read_tar_members(path, ["a/b.txt"])
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", tar_of({"a": bytes(9999)})[:-40]])
+@pytest.mark.parametrize(
+    "content", [b"", b"no archive", tar_of({"a": bytes(9999)})[:-40]], ids=["empty", "text", "cut"]
+)
 def test_a_damaged_archive(tmp_path, content):
     (tmp_path / "x.tar.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"x.tar.gz (cannot be read as a tar archive|holds no)"):

@@ -9,18 +9,21 @@ added to. What config.json says is read off the graph in the same way.
 Reference: transformers' `Dinov2Model`, whose names the folder has.
 """
 
+import contextlib
 import json
 import math
 import os
 import re
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from ftjax.models import family_of
 from ftjax.pretrained.export import write_shards
 
 PREFIX = "backbone."
@@ -50,9 +53,11 @@ def import_onnx(file: str | Path, folder: str | Path, *, dtype: Any = ml_dtypes.
     if folder.exists():
         raise FileExistsError(f"{folder} is there already; choose another or delete it.")
     model = open_onnx(file)
-    graph = Graph(file, model)
-    tensors = _published_tensors(graph)
-    config = _config(graph, tensors)
+    with errors_name(file):
+        graph = Graph(file, model)
+        tensors = _published_tensors(graph)
+        config = _config(graph, tensors)
+        family_of("dinov2").parse_config(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         new = Path(temporary) / "content"
@@ -61,6 +66,20 @@ def import_onnx(file: str | Path, folder: str | Path, *, dtype: Any = ml_dtypes.
         write_shards(new, ((name, value.astype(dtype)) for name, value in tensors.items()))
         (new / "README.md").write_text(_readme(file, model), encoding="utf-8")
         os.replace(new, folder)
+
+
+@contextlib.contextmanager
+def errors_name(file: Path) -> Iterator[None]:
+    """A graph that is not what it should be in some way or other becomes one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if str(file) in str(error):
+            raise
+        raise ValueError(
+            f"{file}: the graph is damaged or not of the kind that can be imported "
+            f"({type(error).__name__}: {error})."
+        ) from error
 
 
 def open_onnx(file: Path):
@@ -78,7 +97,7 @@ def open_onnx(file: Path):
 
     try:
         model = onnx.load(file, load_external_data=False)
-    except DecodeError as error:
+    except (DecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{file} is damaged, cut short or not an ONNX file ({error}); fetch it again."
         ) from error
@@ -120,7 +139,14 @@ class Graph:
         from onnx import numpy_helper
 
         if name in self.initializers:
-            return numpy_helper.to_array(self.initializers[name])
+            stored = self.initializers[name]
+            # Bits are the smallest elements; what a shape announces is not yet there.
+            if min(stored.dims, default=0) < 0 or math.prod(stored.dims) > 8 * stored.ByteSize():
+                raise ValueError(
+                    f"{self.file}: {name} announces {list(stored.dims)} values in "
+                    f"{stored.ByteSize():,} bytes; the file is damaged."
+                )
+            return numpy_helper.to_array(stored)
         node = self.producers.get(name)
         if node is not None and node.op_type == "Constant":
             for attribute in node.attribute:
@@ -162,6 +188,8 @@ def _published_tensors(graph: Graph) -> dict[str, np.ndarray]:
     for name, tensor in tensors.items():
         if tensor.dtype not in (np.float32, np.float16, ml_dtypes.bfloat16):
             raise ValueError(f"{graph.file}: {PREFIX}{name} is {tensor.dtype}, not floating point.")
+        if not np.isfinite(tensor.astype(np.float32)).all():
+            raise ValueError(f"{graph.file}: {PREFIX}{name} holds NaN or infinity.")
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
 
@@ -180,19 +208,25 @@ def _dense_weight(graph: Graph, bias: str) -> np.ndarray:
 def _positions(graph: Graph) -> np.ndarray:
     """[1, 1 + patches, hidden]: what is added to the class token, and to the patches."""
     # Class token -> Expand -> Concat with the patches -> Add.
-    value, add = PREFIX + CLASS_TOKEN, None
-    while add is None:
+    value, add, seen = PREFIX + CLASS_TOKEN, None, set()
+    while add is None and value not in seen:
+        seen.add(value)
         node = graph.taker(value, "Expand") or graph.taker(value, "Concat")
         if node is None:
             raise graph.not_found("what is added to the class token")
         value = node.output[0]
         add = graph.taker(value, "Add")
+    if add is None:
+        raise graph.not_found("what is added to the class token")
     other = next(name for name in add.input if name != value)
     hidden = graph.initializers[PREFIX + CLASS_TOKEN].dims[-1]
     # Backwards through what resizes them, in the order in which they are joined.
-    found, pending = [], [other]
+    found, pending, seen = [], [other], set()
     while pending:
         name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
         if name in graph.initializers:
             tensor = graph.tensor(name)
             if tensor.ndim == 3 and tensor.shape[-1] == hidden:

@@ -18,8 +18,9 @@ import ml_dtypes
 import numpy as np
 
 from ftjax.files import read_json
+from ftjax.models import family_of
 from ftjax.pretrained.export import write_shards
-from ftjax.pretrained.onnx import Graph, open_onnx
+from ftjax.pretrained.onnx import Graph, errors_name, open_onnx
 
 ENCODER, DECODER, TOKENIZER = "encoder.onnx", "decoder.onnx", "tokenizer.json"
 LINEAR = (
@@ -53,12 +54,14 @@ def import_onnx_t5(source: Path, folder: Path, *, dtype: Any = ml_dtypes.bfloat1
     """
     if folder.exists():
         raise FileExistsError(f"{folder} is there already; choose another or delete it.")
-    encoder, decoder = (Graph(source / n, open_onnx(source / n)) for n in (ENCODER, DECODER))
-    tensors = {f"encoder.{name}": value for name, value in _weights(encoder).items()}
-    for name, value in _weights(decoder).items():
-        tensors[name if name.startswith("lm_head") else f"decoder.{name}"] = value
-    tensors = _with_one_table(source, tensors)
-    config = _config(source, decoder, tensors)
+    with errors_name(source):
+        encoder, decoder = (Graph(source / n, open_onnx(source / n)) for n in (ENCODER, DECODER))
+        tensors = {f"encoder.{name}": value for name, value in _weights(encoder).items()}
+        for name, value in _weights(decoder).items():
+            tensors[name if name.startswith("lm_head") else f"decoder.{name}"] = value
+        tensors = _with_one_table(source, tensors)
+        config = _config(source, decoder, tensors)
+        family_of("t5").parse_config(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         new = Path(temporary) / "content"

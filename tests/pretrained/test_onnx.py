@@ -2,6 +2,7 @@
 
 import json
 import sys
+import traceback
 
 import jax.numpy as jnp
 import numpy as np
@@ -257,6 +258,78 @@ def test_a_file_cut_short_leaves_nothing(tmp_path, model, kept):
     with pytest.raises(ValueError, match="damaged, cut short or not an ONNX file"):
         import_onnx(path, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def initializer(model, name):
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+def a_loop(model):
+    """The class token's join takes itself, and nothing is added to it."""
+    join = next(n for n in model.graph.node if n.op_type == "Concat" and len(n.input) == 2)
+    for node in model.graph.node:
+        if node.op_type == "Add" and join.output[0] in node.input:
+            node.op_type = "Sub"
+    join.input.append(join.output[0])
+
+
+def a_loop_of_positions(model):
+    for node in model.graph.node:
+        if "onnx::Concat_2" in node.input:
+            node.input[:] = [node.output[0], *node.input]
+
+
+def nan(model):
+    name = "backbone.layernorm.bias"
+    tensor = numpy_helper.from_array(np.full(HIDDEN, np.nan, np.float32), name)
+    initializer(model, name).CopyFrom(tensor)
+
+
+def announced(model):
+    initializer(model, "backbone.layernorm.bias").dims[0] = 2**60
+
+
+def short(model):
+    initializer(model, "backbone.layernorm.bias").dims[0] = HIDDEN + 1
+
+
+def negative(model):
+    initializer(model, "backbone.layernorm.bias").dims[0] = -1
+
+
+def flat(model):
+    name = "backbone.embeddings.patch_embeddings.projection.weight"
+    tensor = numpy_helper.from_array(np.ones(HIDDEN, np.float32), name)
+    initializer(model, name).CopyFrom(tensor)
+
+
+def no_heads(model):
+    for node in model.graph.node:
+        if node.op_type == "Constant" and numpy_helper.to_array(node.attribute[0].t).size == 1:
+            value = numpy_helper.to_array(node.attribute[0].t)
+            if value.dtype == np.int64 and value.ravel()[0] == HEADS:
+                node.attribute[0].t.CopyFrom(numpy_helper.from_array(np.array([0], np.int64)))
+
+
+FAULTS = [a_loop, a_loop_of_positions, nan, announced, short, negative, flat, no_heads]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_graph_is_one_sentence(tmp_path, model, fault):
+    """Or, where what is wrong takes no part, the same network."""
+    import_onnx(saved(model, tmp_path), tmp_path / "whole", dtype=np.float32)
+    fault(model)
+    path = saved(model, tmp_path)
+    try:
+        import_onnx(path, tmp_path / "out", dtype=np.float32)
+    except ValueError as error:
+        assert str(error).startswith(str(path))
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        assert "ftjax" in frame.filename
+    else:
+        files = [tmp_path / name / "model.safetensors" for name in ("whole", "out")]
+        assert fault is a_loop_of_positions
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_without_the_onnx_package(tmp_path, model, monkeypatch):

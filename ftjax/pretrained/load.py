@@ -303,11 +303,18 @@ def _stored_name(
 
 
 def _has_untied_copy(checkpoint: Checkpoint, family: Family) -> bool:
-    """Whether tensors that the config ties are there and differ: then they are not tied."""
-    for original in set(family.tied.values()):
-        copies = [copy for copy, of in family.tied.items() if of == original]
-        there = [name for name in (original, *copies) if name in checkpoint.files]
-        if any(not _are_equal(checkpoint, there[0], name) for name in there[1:]):
+    """Whether a tensor that the config ties is there and no copy: then it is not tied.
+
+    A head is compared with whichever of its copies the file has; the tables of an encoder and a
+    decoder with two vocabularies are no copies of each other.
+    """
+    for name in family.tied.keys() & checkpoint.files.keys():
+        original = family.tied[name]
+        others = [original]
+        if any(re.fullmatch(pattern, name) for pattern in family.heads):
+            others += [copy for copy, of in family.tied.items() if of == original and copy != name]
+        others = [other for other in others if other in checkpoint.files]
+        if others and not any(_are_equal(checkpoint, name, other) for other in others):
             return True
     return False
 

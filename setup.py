@@ -36,6 +36,8 @@ setup(
         "safetensors",
         "scikit-learn",
         "scipy",
+        # Tokenizers that are a SentencePiece model alone.
+        "sentencepiece",
         "tensorflow-datasets>=4.9.10",
         "tokenizers",
         "transformers>=5",

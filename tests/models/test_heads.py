@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import make_case
 from flax import nnx
+from tiny import make_case
 
 from ftjax.models import FAMILIES
 from ftjax.models.heads import TextClassifier, last_token, mean_of_tokens

@@ -54,7 +54,7 @@ def test_a_run_over_a_token_beyond_the_table(tiny_checkpoint, tmp_path):
     ]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     text = tmp_path / "text.txt"
-    text.write_text("\n\n".join("<|user|> word1 word2 word3" for _ in range(40)))
+    text.write_text("\n\n".join("<|user|> word1 word2 word3" for _ in range(45)))
     config = override(
         base_config("causal_lm"),
         {name: value for name, value in TINY.items() if name != "data.buckets"}

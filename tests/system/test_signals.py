@@ -22,6 +22,7 @@ def get_config():
     config.data.batch_size = 8
     config.training.epochs = 100000
     config.retention.source = {texts!r}
+    config.retention.max_length = 16
     return config
 """
 

@@ -104,6 +104,7 @@ def test_a_language_model_replays_and_stays_near(tmp_path, tiny_llama, tiny_text
             **{name: value for name, value in EVERYTHING.items() if "head_epochs" not in name},
             "tuning.method": "lora",
             "tuning.neftune_alpha": 5.0,
+            "model.dropout": 0.1,
         },
     )
     result = run(config, tmp_path / "run", quiet())

@@ -170,7 +170,7 @@ def test_script_answers_once(tiny_llama):
 
 def test_a_finished_run_talks(tiny_llama, tiny_texts, tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text("\n\n".join("word1 word2 word3 word4" for _ in range(40)))
+    text.write_text("\n\n".join("word1 word2 word3 word4" for _ in range(45)))
     changes = {
         "name": "tiny",
         "objective.name": "causal_lm",

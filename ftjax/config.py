@@ -18,6 +18,7 @@ methods, penalties and averages read stands in their files; the fields of all ar
 `python -m ftjax.config [objective] [method]` prints the fields.
 """
 
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -394,6 +395,8 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # Whoever read the output may have enough of it, as `| head` has.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         main(sys.argv[1:])
     except (TypeError, ValueError) as error:

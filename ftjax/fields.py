@@ -64,7 +64,7 @@ class Field:
             return "one of " + ", ".join(map(repr, choices))
         text = WORDS.get(self.kind, f"a tuple of {PLURALS.get(self.items, 'values')}")
         signs = ((">=", self.minimum), (">", self.above), ("<=", self.maximum), ("<", self.below))
-        limits = " and ".join(f"{sign} {limit:g}" for sign, limit in signs if limit is not None)
+        limits = " and ".join(f"{sign} {limit}" for sign, limit in signs if limit is not None)
         return f"{text} {limits}".strip() + (" or None" if self.optional else "")
 
     def problem(self, value: Any) -> str | None:

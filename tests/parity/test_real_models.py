@@ -93,7 +93,7 @@ def test_dinov2_is_the_graph_it_was_imported_from():
     assert np.abs(found - reference).max() <= 1e-4 * np.abs(reference).max()
 
 
-def test_flan_t5_translates_as_its_graph_does():
+def test_flan_t5_translates_as_transformers_does_with_the_same_weights():
     """The int8 graphs, dequantised: its known answers, and transformers' model of our folder."""
     pytest.importorskip("onnx")
     folder = checkpoint_folder(FLAN_T5)

@@ -375,7 +375,7 @@ def test_prompts(tmp_path, family, method):
             return turned(path, moving[torch_name(path)].detach().numpy())
         return None
 
-    sizes = {"virtual_tokens": 3, "prompt_hidden_size": 11}
+    sizes = {"virtual_tokens": 3} | ({"prompt_hidden_size": 11} if method == "p_tuning" else {})
     rebuild, trainable, frozen = with_values(network, method, value, **sizes)
 
     def loss(trainable):

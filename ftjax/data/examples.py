@@ -5,7 +5,7 @@ same batches as one that never stopped, without reading what came before.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -66,12 +66,6 @@ def plan(
         epoch=epoch or 0,
         shuffle=epoch is not None,
     )
-
-
-def batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
-    """All examples once, in order, bucket by bucket."""
-    for planned in plan(examples, batch_size):
-        yield examples.batch(planned.indices, rows=batch_size, length=planned.length)
 
 
 @dataclasses.dataclass(frozen=True)

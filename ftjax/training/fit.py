@@ -19,7 +19,7 @@ from ftjax.training.checkpoint import Checkpoints, host_copy
 from ftjax.training.loop import Plan, Progress, train
 from ftjax.training.measure import Measure
 from ftjax.training.optimizer import Schedule, make_optimizer, make_schedule
-from ftjax.training.report import RunReport, tracker
+from ftjax.training.report import RunReport
 from ftjax.training.step import TrainState, TrainStep, make_train_step, new_state
 from ftjax.training.tensorboard import event_writer
 from ftjax.tuning.averaging import make_averaging
@@ -47,6 +47,7 @@ def fit(
     config: Config,
     folder: RunFolder,
     parts: Parts,
+    measure: Measure,
     console: Console,
     on_save: Callable[[], None] = lambda: None,
 ) -> Fitted:
@@ -56,6 +57,7 @@ def fit(
         config: validated.
         folder: for checkpoints and metrics.
         parts: from `build`, with anchors.
+        measure: of the same network, for validation.
         console: for a person.
         on_save: called after each checkpoint.
 
@@ -76,13 +78,6 @@ def fit(
     averages = config.averaging.method != "none"
     state = new_state(config.seed, parts.trainable, optimizer, averages=averages)
     say = functools.partial(console.print, highlight=False)
-    measure = Measure(
-        parts.parallel,
-        parts.rebuild,
-        parts.frozen,
-        config.evaluation.batch_size,
-        tracker(console),
-    )
     settings = {"keep_last": config.training.keep_checkpoints, "warn": say}
     with Checkpoints(folder.checkpoints, **settings) as checkpoints:
         state, progress = _restored(checkpoints, state, say)
@@ -155,7 +150,8 @@ def _steps(
 
 def _plan(config: Config, parts: Parts) -> Plan:
     examples, training = parts.objective.examples["train"], config.training
-    per_epoch = len(plan(examples, config.data.batch_size, seed=config.seed, epoch=0))
+    # Every epoch has as many batches as this order, which needs no shuffle.
+    per_epoch = len(plan(examples, config.data.batch_size))
     total = max(round(per_epoch * training.epochs), 1)
     if training.max_steps is not None:
         if training.max_steps > total:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ftjax.data.examples import batches, plan
+from ftjax.data.examples import plan
 from ftjax.evaluation.measurement import Measurement
 from ftjax.training.loop import DivergedError
 from ftjax.training.parallel import MeshParallel, PmapParallel
@@ -63,8 +63,8 @@ class Measure:
         found = {}
         for name in names or measurement.examples:
             examples = measurement.examples[name]
-            count = len(plan(examples, self._size))
-            made = self._track(batches(examples, self._size), f"measuring {name}", count)
+            planned = self._track(plan(examples, self._size), f"measuring {name}")
+            made = (examples.batch(p.indices, rows=self._size, length=p.length) for p in planned)
             found[name] = outputs_by_example(
                 self._mapped[function], made, self._parallel, trainable, self._frozen
             )

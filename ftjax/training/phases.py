@@ -23,6 +23,7 @@ from ftjax.runs.folder import RunFolder
 from ftjax.training.build import Parts
 from ftjax.training.fit import fit
 from ftjax.training.measure import Measure
+from ftjax.training.report import tracker
 from ftjax.tuning.masks import is_new
 from ftjax.tuning.partition import Parameters
 
@@ -64,6 +65,12 @@ def measure_before(
     return features, before
 
 
+def make_measure(config: Config, parts: Parts, console: Console) -> Measure:
+    """What measures the parts' network, with progress for a person."""
+    size, track = config.evaluation.batch_size, tracker(console)
+    return Measure(parts.parallel, parts.rebuild, parts.frozen, size, track)
+
+
 def over_features(parts: Parts, features: Features) -> Parts:
     """The same parts, with kept features in the place of texts."""
     examples = {
@@ -91,7 +98,8 @@ def train_head(
     )
     head_folder = RunFolder(folder.path / "head")
     head_folder.path.mkdir(exist_ok=True)
-    return fit(_head_config(config), head_folder, parts, console).best
+    measure = make_measure(config, parts, console)
+    return fit(_head_config(config), head_folder, parts, measure, console).best
 
 
 def _head_config(config: Config) -> Config:

@@ -1,7 +1,7 @@
 """What a person sees while a run goes on: bars with the time left, a live line, sentences."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -19,18 +19,17 @@ SILENT_SECONDS = 2.0
 class Track(Protocol):
     """Shows how far an iteration is."""
 
-    def __call__(self, items: Iterable, what: str, total: int | None = None) -> Iterator:
+    def __call__(self, items: Sequence, what: str) -> Iterator:
         """The items, one after the other.
 
         Args:
             items: to iterate over.
             what: is being done, such as "measuring test".
-            total: how many there are, if it is known.
         """
         ...
 
 
-def no_track(items: Iterable, what: str, total: int | None = None) -> Iterator:
+def no_track(items: Sequence, what: str) -> Iterator:
     """Shows nothing."""
     return iter(items)
 
@@ -38,11 +37,11 @@ def no_track(items: Iterable, what: str, total: int | None = None) -> Iterator:
 def tracker(console: Console) -> Track:
     """Bars on a terminal, and lines now and then elsewhere, for what takes longer than a moment."""
 
-    def track(items: Iterable, what: str, total: int | None = None) -> Iterator:
+    def track(items: Sequence, what: str) -> Iterator:
         started = time.monotonic()
         printed = started + SILENT_SECONDS
         bar = _bar(console, f"{what}: {{task.completed:.0f}}/{{task.total}}")
-        task = bar.add_task("", total=total)
+        task = bar.add_task("", total=len(items))
         try:
             for done, item in enumerate(items):
                 now = time.monotonic()
@@ -50,10 +49,9 @@ def tracker(console: Console) -> Track:
                     bar.start()
                     printed = float("inf")
                 elif now >= printed:
-                    left = ""
-                    if total and done:
-                        left = f", {(now - started) / done * (total - done):.0f} seconds left"
-                    console.print(f"{what}: {done:,} of {total or '?'}{left}", highlight=False)
+                    left = (now - started) / max(done, 1) * (len(items) - done)
+                    line = f"{what}: {done:,} of {len(items):,}, {left:.0f} seconds left"
+                    console.print(line, highlight=False)
                     printed = now + PLAIN_SECONDS
                 bar.update(task, completed=done)
                 yield item

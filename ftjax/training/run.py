@@ -20,8 +20,13 @@ from ftjax.training.build import Parts, build
 from ftjax.training.fit import Fitted, fit
 from ftjax.training.measure import Measure
 from ftjax.training.memory import peak_memory_bytes
-from ftjax.training.phases import measure_before, over_features, train_head, with_anchors
-from ftjax.training.report import tracker
+from ftjax.training.phases import (
+    make_measure,
+    measure_before,
+    over_features,
+    train_head,
+    with_anchors,
+)
 from ftjax.tuning.averaging import between
 from ftjax.tuning.partition import Parameters, partition
 from ftjax.tuning.tune import merge
@@ -93,8 +98,8 @@ def _train_and_score(
     def seconds() -> float:
         return note_seconds(folder.path, time.perf_counter() - started)
 
-    size, track = config.evaluation.batch_size, tracker(console)
-    measure = Measure(parts.parallel, parts.rebuild, parts.frozen, size, track)
+    # One for all phases, so that each function is compiled once.
+    measure = make_measure(config, parts, console)
     features, before = measure_before(config, folder, parts, measure, console)
     seconds()
     if parts.only_head_moves:
@@ -102,54 +107,59 @@ def _train_and_score(
     elif config.tuning.get("head_epochs", 0) > 0:
         head = train_head(config, folder, parts, features, console)
         parts = dataclasses.replace(parts, trainable=parts.trainable | head)
-    fitted = fit(config, folder, with_anchors(config, parts, console), console, seconds)
-    best = parts.parallel.place(fitted.best)
-    metrics = _scores(parts, measure, before, best) | before["metrics"]
+    fitted = fit(config, folder, with_anchors(config, parts, console), measure, console, seconds)
+    metrics, details = _scores(parts, measure, before, fitted.best)
+    wise_ft = _wise_ft(config, parts, before, fitted.best)
     return Result(
         name=config.name,
         variant=config.variant,
         seed=config.seed,
         method=config.tuning.method,
-        metrics=metrics,
+        metrics=metrics | before["metrics"],
         steps=fitted.steps,
         best_step=fitted.progress.best_step,
         test_examples=len(parts.objective.examples["test"].lengths),
         cost=_cost(parts, fitted, seconds()),
-        wise_ft=_wise_ft(config, parts, before, fitted.best),
-        details=_details(parts, measure, best),
+        wise_ft=wise_ft,
+        details=details,
         notes=parts.objective.notes,
     )
 
 
 def _scores(
     parts: Parts, measure: Measure, before: dict, trainable: Parameters
-) -> dict[str, float]:
-    """All that is measured of a network: task and retention."""
-    metrics = measure(parts.objective.measurement(), trainable, ["validation", "test"])
+) -> tuple[dict[str, float], dict]:
+    """All that is measured of a network, task and retention; and the details of the test split."""
+    trainable, objective = parts.parallel.place(trainable), parts.objective
+    measurement = objective.measurement()
+    kept = dataclasses.replace(measurement, score=lambda found: found)
+    outputs = measure(kept, trainable, ["validation", "test"])
+    metrics = measurement.score(outputs)
     if parts.retention is not None:
         after = measure(parts.retention.measurement, trainable)
         metrics |= parts.retention.compare(np.asarray(before["retention"]), after)
-    return metrics
-
-
-def _details(parts: Parts, measure: Measure, trainable: Parameters) -> dict:
-    measurement = dataclasses.replace(parts.objective.measurement(), score=lambda found: found)
-    return parts.objective.details(measure(measurement, trainable, ["test"])["test"])
+    return metrics, objective.details(outputs["test"])
 
 
 def _wise_ft(config: Config, parts: Parts, before: dict, best: Parameters) -> list[dict]:
     """Scores of the networks between the start and the tuned one, as plain networks."""
+    alphas = config.averaging.get("wise_ft_alphas", ())
+    if not alphas:
+        return []
     frozen = parts.parallel.one_copy(parts.frozen)
-    found, between_measure = [], None
-    for alpha in config.averaging.get("wise_ft_alphas", ()):
-        start, end = (merge(parts.rebuild(values, frozen)) for values in (parts.trainable, best))
-        rebuild, values, rest = partition(between(start, end, alpha), lambda path: True)
-        if between_measure is None:
-            size = config.evaluation.batch_size
-            between_measure = Measure(parts.parallel, rebuild, parts.parallel.place(rest), size)
-        metrics = _scores(parts, between_measure, before, parts.parallel.place(values))
-        found.append({"alpha": alpha, "metrics": metrics})
-    return found
+    start = merge(parts.rebuild(parts.trainable, frozen))
+
+    def network_at(alpha):
+        tuned = merge(parts.rebuild(best, frozen))
+        return partition(between(start, tuned, alpha), lambda path: True)
+
+    rebuild, _, rest = network_at(1.0)
+    size = config.evaluation.batch_size
+    measure = Measure(parts.parallel, rebuild, parts.parallel.place(rest), size)
+    return [
+        {"alpha": alpha, "metrics": _scores(parts, measure, before, network_at(alpha)[1])[0]}
+        for alpha in alphas
+    ]
 
 
 def _cost(parts: Parts, fitted: Fitted, seconds: float) -> Cost:

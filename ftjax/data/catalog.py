@@ -5,6 +5,8 @@ import difflib
 import functools
 import importlib
 import logging
+import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,24 +19,58 @@ from tensorflow_datasets.core.download import downloader
 
 from ftjax.data import builders
 from ftjax.locate import cache_folder
+from ftjax.progress import track
 
 # Where TFDS keeps its older datasets, which are only known once these are imported.
 MODULES = (
-    *("audio", "graphs", "image", "image_classification", "object_detection"),
-    *("question_answering", "ranking", "recommendation", "structured", "summarization", "text"),
-    *("text_simplification", "time_series", "translate", "video", "vision_language"),
+    *("audio", "graphs", "image", "image_classification", "nearest_neighbors", "object_detection"),
+    *("question_answering", "ranking", "recommendation", "rl_unplugged", "rlds.datasets"),
+    *("robotics", "structured", "summarization", "text", "text_simplification", "time_series"),
+    *("translate", "video", "vision_language"),
 )
 RETRIES = 2
 SECONDS_TO_CONNECT, SECONDS_BETWEEN_BYTES = 10, 60
 
 
-def open_dataset(name: str, split: str) -> tuple[int, Iterator[dict]]:
-    """How many records a split of `name` or `name/config` has, and the records.
+class TfdsDataset:
+    """A prepared data set.
 
-    It is prepared on first use, in the cache.
+    Attributes:
+        name: such as tfds://glue/sst2.
+        splits: their names.
+    """
+
+    def __init__(self, name: str, builder: tfds.core.DatasetBuilder):
+        self.name, self._builder = f"tfds://{name}", builder
+        self.splits = tuple(builder.info.splits)
+
+    def has(self, split: str) -> bool:
+        """Whether it is a split, or made of splits, such as "train[:10%]+test"."""
+        names = [re.match(r"\w*", part.strip()) for part in split.split("+")]
+        return all(name and name[0] in (*self.splits, "all") for name in names)
+
+    def rows(self, split: str) -> Iterator[dict]:
+        """The records of a split, read one by one.
+
+        Raises:
+            ValueError: no such split.
+        """
+        try:
+            source = self._builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]
+        except Exception as error:
+            known = ", ".join(self.splits)
+            raise ValueError(
+                f"{self.name} has no split {split!r}; it has: {known} ({error})."
+            ) from error
+        for index in track(range(len(source)), f"reading {self.name} {split}"):
+            yield {key: _plain(value) for key, value in source[index].items()}
+
+
+def open_dataset(name: str) -> TfdsDataset:
+    """The data set `name` or `name/config`; it is prepared on first use, in the cache.
 
     Raises:
-        ValueError: no such dataset, config or split, or TFDS cannot prepare it.
+        ValueError: no such dataset or config, or TFDS cannot prepare it.
         ConnectionError: it is not in the cache and could not be fetched.
         ImportError: preparing it needs a package that is not there.
     """
@@ -47,17 +83,7 @@ def open_dataset(name: str, split: str) -> tuple[int, Iterator[dict]]:
     folder.mkdir(parents=True, exist_ok=True)
     # Of several runs that start together, one prepares and the others wait.
     with FileLock(folder / f"{name.replace('/', '_')}.lock"):
-        builder = _prepare(name, folder)
-    try:
-        source = builder.as_data_source(split=split)
-    except (ValueError, KeyError) as error:
-        known = ", ".join(builder.info.splits)
-        raise ValueError(
-            f"tfds://{name} has no split {split!r}; it has: {known} ({error})."
-        ) from error
-    return len(source), (
-        {key: _plain(value) for key, value in source[index].items()} for index in range(len(source))
-    )
+        return TfdsDataset(name, _prepare(name, folder))
 
 
 def _prepare(name: str, folder: Path) -> tfds.core.DatasetBuilder:
@@ -117,6 +143,9 @@ def _no_such_dataset(name: str) -> str:
 @contextlib.contextmanager
 def _brief_downloads() -> Iterator[None]:
     """Without a network TFDS tries for three minutes, with a warning for each time."""
+    if not sys.stderr.isatty():
+        # Bars that cannot be drawn over become a line each time they move.
+        tfds.disable_progress_bar()
     before = downloader.MAX_RETRIES, downloader._open_url
     log = logging.getLogger("urllib3.connectionpool")
     level = log.level
@@ -134,7 +163,11 @@ def _brief_downloads() -> Iterator[None]:
 def _plain(value: Any) -> Any:
     """TFDS gives bytes and numpy values; records hold text, numbers, lists and mappings."""
     if isinstance(value, bytes):
-        return value.decode("utf-8")
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            # An image, perhaps, beside the text that is wanted.
+            return value
     if isinstance(value, dict):
         value = {key: _plain(item) for key, item in value.items()}
         if value.keys() == {"role", "content"} and isinstance(value["role"], list):

@@ -6,7 +6,7 @@ same batches as one that never stopped, without reading what came before.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import transformers
@@ -17,18 +17,21 @@ from ftjax.data.sources import Records
 from ftjax.data.text import TokenizedText, tokenize, tokenize_documents
 
 Batch = dict[str, np.ndarray]
+READ_BY_NETWORK = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class Examples(Protocol):
-    """What training and measuring need to know of examples.
+    """What training and measuring need to know of examples."""
 
-    Attributes:
-        fingerprint: SHA-256 of the records they were made of.
-        buckets: rising lengths that a batch may have.
-    """
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the records they were made of."""
+        ...
 
-    fingerprint: str
-    buckets: Sequence[int]
+    @property
+    def buckets(self) -> Sequence[int]:
+        """Rising lengths that a batch may have."""
+        ...
 
     @property
     def lengths(self) -> np.ndarray:
@@ -137,9 +140,8 @@ def text_examples(
     tokens = tokenize(
         records, tokenizer, max_length=buckets[-1], second_text_field=second_text_field
     )
-    return TextExamples(
-        tokens, buckets, tokenizer.pad_token_id, records.fingerprint, dict(columns or {})
-    )
+    padding: Any = tokenizer.pad_token_id
+    return TextExamples(tokens, buckets, padding, records.fingerprint, dict(columns or {}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,42 +207,73 @@ def packed_examples(
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureExamples:
-    """Examples with a frozen network's features in the place of their tokens; see `Examples`.
+class ExamplesAround:
+    """What examples that are made of others have of them, their order included; see `Examples`.
 
     Attributes:
-        examples: as they were.
-        features: float32 [examples, hidden].
+        examples: the others.
     """
 
-    examples: Examples
-    features: np.ndarray
+    examples: Any
 
     @property
     def fingerprint(self) -> str:
-        """Of the examples."""
+        """Of the others."""
         return self.examples.fingerprint
 
     @property
     def buckets(self) -> Sequence[int]:
-        """Of the examples: so they keep their order."""
+        """Of the others."""
         return self.examples.buckets
 
     @property
     def lengths(self) -> np.ndarray:
-        """Of the examples."""
+        """Of the others."""
         return self.examples.lengths
 
     def token_ids(self) -> np.ndarray:
-        """Of the examples."""
+        """Of the others."""
         return self.examples.token_ids()
 
+
+@dataclasses.dataclass(frozen=True)
+class FeatureExamples(ExamplesAround):
+    """Examples with a frozen network's features in the place of their tokens; see `Examples`.
+
+    Attributes:
+        features: float32 [examples, hidden].
+    """
+
+    features: np.ndarray
+
     def batch(self, indices: np.ndarray, *, rows: int, length: int) -> Batch:
-        """`features` float32 [rows, hidden], and the arrays of the examples that have one axis."""
+        """`features` float32 [rows, hidden], and what the network does not read."""
         batch = self.examples.batch(indices, rows=rows, length=length)
-        kept = {name: array for name, array in batch.items() if array.ndim == 1}
+        kept = {name: array for name, array in batch.items() if name not in READ_BY_NETWORK}
         # Rows that only fill up have id -1; their weight is 0, whatever their features.
         return kept | {"features": self.features[batch["example_ids"]]}
+
+
+@dataclasses.dataclass(frozen=True)
+class SomeExamples(ExamplesAround):
+    """Some of other examples; see `Examples`.
+
+    Attributes:
+        rows: int [examples], which of them.
+    """
+
+    rows: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Of those that were chosen."""
+        return self.examples.lengths[self.rows]
+
+    def batch(self, indices: np.ndarray, *, rows: int, length: int) -> Batch:
+        """As of all, with the ids that the chosen ones have among themselves."""
+        batch = self.examples.batch(self.rows[indices], rows=rows, length=length)
+        batch["example_ids"][: len(indices)] = indices
+        return batch
 
 
 def _columns(columns: Mapping[str, np.ndarray], indices: np.ndarray, rows: int) -> Batch:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ftjax.data.sources.records import BadRecordError, bad_record, of_each, where_of
+
 # How many names a sentence shows, of however many there are.
 SHOWN = 5
 SHOWN_COUNTS = 12
@@ -34,7 +36,7 @@ def encode_labels(
         ValueError: a label that is empty, a list, NaN or infinite, or not among `classes`, or fewer
             than two classes in training.
     """
-    names = [_label(records, i, field) for i in range(len(records))]
+    names = of_each(records, lambda index: _label(records, index, field))
     if classes is None:
         classes = sorted(set(names))
         if len(classes) < 2:
@@ -44,8 +46,33 @@ def encode_labels(
     number = {name: index for index, name in enumerate(classes)}
     unknown = [index for index, name in enumerate(names) if name not in number]
     if unknown:
-        raise ValueError(_about_unknown(records, names, unknown, classes))
+        raise BadRecordError(_about_unknown(records, names, unknown, classes))
     return np.asarray([number[name] for name in names], np.int32), classes
+
+
+def in_order_of(names: Sequence[str], published: Sequence[str]) -> list[str] | None:
+    """The names in the order of those that a published head has for its classes.
+
+    Case does not count, and 0, 1, ... are LABEL_0, LABEL_1, ..., which transformers writes where
+    nobody named the classes.
+
+    Args:
+        names: as `encode_labels` finds them in data.
+        published: in the order of the head's logits.
+
+    Returns:
+        One name for each class of the head, as the data spell it, or as the head does where the
+        data have no example of it; None if the head has no class for a name.
+    """
+    spelled = {_folded(name): name for name in names}
+    places = [_folded(name) for name in published]
+    unnamed = places == [f"label_{index}" for index in range(len(places))]
+    if unnamed and all(name in map(str, range(len(places))) for name in spelled):
+        return [str(index) for index in range(len(places))]
+    clear = len(spelled) == len(names) and len(set(places)) == len(places)
+    if not clear or spelled.keys() - set(places):
+        return None
+    return [spelled.get(place, name) for place, name in zip(places, published, strict=True)]
 
 
 def describe_labels(labels: np.ndarray, classes: Sequence[str]) -> str:
@@ -69,38 +96,50 @@ def describe_labels(labels: np.ndarray, classes: Sequence[str]) -> str:
 
 def _about_unknown(
     records: Sequence[dict[str, Any]], names: list[str], unknown: list[int], classes: list[str]
-) -> str:
+) -> dict[int, str]:
+    """A sentence for each record; the first one's counts them."""
     first, *others = Counter(names[index] for index in unknown)
     more = ""
     if len(unknown) > 1:
         more = f" {len(unknown)} records have such labels"
-        more += f": {_some([repr(name) for name in (first, *others)])}." if others else "."
-    return (
-        f"{_where(records, unknown[0])}: the label {first!r} was never seen in training (known: "
-        f"{_some(classes)}).{more} Add training examples of what is missing or remove the records."
+        more += f": {some_names([repr(name) for name in (first, *others)])}." if others else "."
+    known, problems = some_names(classes), {}
+    for index in unknown:
+        what = f"{where_of(records, index)}: the label {names[index]!r} was never seen in training"
+        problems[index] = f"{what} (known: {known})."
+    problems[unknown[0]] += (
+        f"{more} Add training examples of what is missing or remove the records."
     )
+    return problems
 
 
-def _some(names: Sequence[str]) -> str:
+def some_names(names: Sequence[str]) -> str:
     """The first few names, and how many there are besides."""
     left = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {left} more" if left > 0 else "")
 
 
+def class_name(label: Any) -> str | None:
+    """What a label, text or number, is called; None if it names nothing."""
+    if isinstance(label, float):
+        if not math.isfinite(label):
+            return None
+        return str(int(label)) if label.is_integer() else str(label)
+    if isinstance(label, int):
+        return str(label)
+    if not isinstance(label, str):
+        return None
+    name = unicodedata.normalize("NFC", label.strip())
+    whole = re.fullmatch(r"(-?\d+)\.0+", name)
+    return whole[1] if whole else name or None
+
+
 def _label(records: Sequence[dict[str, Any]], index: int, field: str) -> str:
     label = records[index][field]
-    if isinstance(label, float):
-        if math.isfinite(label):
-            return str(int(label)) if label.is_integer() else str(label)
-    elif isinstance(label, int):
-        return str(label)
-    elif isinstance(label, str) and (name := unicodedata.normalize("NFC", label.strip())):
-        whole = re.fullmatch(r"(-?\d+)\.0+", name)
-        return whole[1] if whole else name
-    raise ValueError(
-        f"{_where(records, index)}: the {field} is {label!r}; one name or number is needed."
-    )
+    if (name := class_name(label)) is not None:
+        return name
+    raise bad_record(records, index, f"the {field} is {label!r}; one name or number is needed.")
 
 
-def _where(records: Sequence[dict[str, Any]], index: int) -> str:
-    return f"{getattr(records, 'name', 'records')}, record {index + 1}"
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip()).casefold()

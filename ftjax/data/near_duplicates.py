@@ -2,12 +2,14 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import sparse
 
 CHUNK = 512
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 
 def near_duplicates(
@@ -32,9 +34,9 @@ def near_duplicates(
         return np.zeros(len(texts), bool)
     columns: dict[tuple, int] = {}
     left, right = (_shingle_matrix(side, words, columns) for side in (texts, of))
-    left.resize(left.shape[0], len(columns))
+    left.resize(len(texts), len(columns))
     right = right.T.tocsc()
-    right.resize(len(columns), right.shape[1])
+    right.resize(len(columns), len(of))
     left_sizes, right_sizes = np.diff(left.indptr), np.diff(right.indptr)
     found = np.zeros(len(texts), bool)
     for start in range(0, len(texts), CHUNK):
@@ -42,6 +44,22 @@ def near_duplicates(
         union = left_sizes[start + common.row] + right_sizes[common.col] - common.data
         found[start + common.row[common.data >= threshold * union]] = True
     return found
+
+
+def without_repetitions(splits: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """Splits without the rows whose `text` has a near-duplicate in one before them.
+
+    Args:
+        splits: by name, in the order in which they keep their rows.
+    """
+    kept: dict[str, list[Row]] = {}
+    earlier: list[str] = []
+    for name, rows in splits.items():
+        texts = [row["text"] for row in rows]
+        repeated = near_duplicates(texts, earlier)
+        kept[name] = [row for row, bad in zip(rows, repeated, strict=True) if not bad]
+        earlier += texts
+    return kept
 
 
 def _shingle_matrix(

@@ -1,5 +1,7 @@
 """Texts of any length in rows of one length, without seeing each other."""
 
+import bisect
+import collections
 import dataclasses
 
 import numpy as np
@@ -63,3 +65,39 @@ def pack(tokens: TokenizedText, length: int) -> PackedText:
             packed.position_ids[number, span] = np.arange(end - start)
             at = span.stop
     return packed
+
+
+def best_fit_decreasing(lengths: np.ndarray, length: int) -> list[list[int]]:
+    """Which pieces share a row: the longest first, each in the row that it fills best.
+
+    (Ding et al. 2024, https://arxiv.org/abs/2404.10830; the rows of trl's `pack_dataset`.)
+
+    Args:
+        lengths: int [pieces], tokens of each, at most `length`.
+        length: tokens per row.
+
+    Returns:
+        The pieces of each row, the longest first.
+    """
+    rows: list[list[int]] = []
+    # Rows by the tokens that they have room for, those that have waited longest first.
+    waiting: dict[int, collections.deque[int]] = {}
+    rooms: list[int] = []
+    for piece in np.argsort(-np.asarray(lengths, np.int64), kind="stable").tolist():
+        size = int(lengths[piece])
+        at = bisect.bisect_left(rooms, size)
+        if at < len(rooms):
+            room = rooms[at]
+            row = waiting[room].popleft()
+            if not waiting[room]:
+                del waiting[room], rooms[at]
+        else:
+            room, row = length, len(rows)
+            rows.append([])
+        rows[row].append(piece)
+        if (left := room - size) > 0:
+            if left not in waiting:
+                bisect.insort(rooms, left)
+                waiting[left] = collections.deque()
+            waiting[left].append(row)
+    return rows

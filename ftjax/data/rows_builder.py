@@ -30,6 +30,12 @@ class RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def splits(self) -> Mapping[str, Iterable[Mapping[str, Any]]]:
         """The rows of each split (of the chosen config), in order."""
 
+    @property
+    def config_name(self) -> str:
+        """The chosen config's, of a builder with several."""
+        assert self.builder_config is not None
+        return self.builder_config.name
+
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
             description=self.__doc__,

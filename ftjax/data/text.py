@@ -3,21 +3,26 @@
 * Sorting texts, and sources of an encoder-decoder (`tokenize`): as the tokenizer does it.
 * Training a language model (`tokenize_documents`): what the tokenizer begins a text with, and
   exactly one end token, whether or not the tokenizer adds one itself.
+* Training a masked language model (`tokenize_pieces`): as the tokenizer does it, and a long text in
+  pieces that each begin and end so.
+* Words that each get a tag, and a question with its context (`data.windows`): as the tokenizer does
+  it, in windows that overlap.
 * A prompt that a language model goes on from (`encode_prompt`): the same beginning, no end.
 * A rendered chat template (`encode_rendered`): nothing, the template writes them itself.
+* Texts of which a part is learned (`encode_with_places`): as one of the two before.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import transformers
 
-from ftjax.data.tokenizer_file import check_tokenizer_file
-from ftjax.files import read_json
+from ftjax.data.sources.records import bad_record, of_each
+from ftjax.data.tokenizer import is_of_library
+from ftjax.progress import track
 
 CHUNK = 4096
 
@@ -25,8 +30,8 @@ CHUNK = 4096
 TOKENS_PER_CHARACTER = 100
 TOKENS_BESIDES = 1000
 
-# Ids of tokens may have gaps, but a table of rows that no token has is a mistake.
-ROWS_PER_TOKEN = 4
+# (Index of a text, what is wrong with it) -> what to raise.
+Refusal = Callable[[int, str], ValueError]
 
 # Above this share of unknown tokens, a person should hear of it in a sentence.
 UNKNOWN_SHARE = 0.2
@@ -42,7 +47,7 @@ class TokenizedText:
         token_type_ids: int32 [all tokens] for pairs of texts where the network reads them, or None.
         truncated: texts that were longer than allowed.
         unknown: tokens of the texts that stand for what the tokenizer does not know.
-        unknown_share: those among all tokens that the texts themselves have.
+        text_tokens: tokens of the texts, without those that the tokenizer added.
     """
 
     input_ids: np.ndarray
@@ -50,71 +55,17 @@ class TokenizedText:
     token_type_ids: np.ndarray | None
     truncated: int
     unknown: int = 0
-    unknown_share: float = 0.0
+    text_tokens: int = 0
+
+    @property
+    def unknown_share(self) -> float:
+        """Share of unknown tokens among all that the texts themselves have."""
+        return self.unknown / max(self.text_tokens, 1)
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each text, int64 [texts]."""
         return np.diff(self.offsets)
-
-
-def load_tokenizer(
-    folder: str | Path, *, grow_table: bool = False
-) -> transformers.PreTrainedTokenizerBase:
-    """The checkpoint's own tokenizer; no code of the checkpoint is run.
-
-    It remembers as `table_rows` how many tokens the network has embeddings for (None where
-    config.json does not say), so that a text with any other token is refused.
-
-    Args:
-        folder: the checkpoint's.
-        grow_table: whether the network's table grows to `required_rows`.
-
-    Raises:
-        ValueError: the folder has none that works, it has no token to pad with, or it knows words
-            that the network has no embedding for.
-    """
-    check_tokenizer_file(Path(folder))
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=False, use_fast=True, local_files_only=True
-        )
-    except BaseException as error:
-        if not _is_of_library(error):
-            raise
-        raise ValueError(
-            f"{folder} has no tokenizer that can be loaded ({error}). It needs tokenizer.json or "
-            "the files of a slow tokenizer beside tokenizer_config.json."
-        ) from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        # What transformers makes of a config.json that no tokenizer file lies beside.
-        raise ValueError(
-            f"The tokenizer of {folder} knows no words, only special tokens. Copy tokenizer.json "
-            "(or vocab.txt, or the tokenizer's .model file) of the checkpoint into the folder."
-        )
-    rows = _rows_of_config(Path(folder))
-    if rows is not None and grow_table:
-        rows = max(rows, required_rows(tokenizer))
-    tokenizer.table_rows = rows
-    _refuse_words_without_embedding(tokenizer)
-    _choose_padding(tokenizer)
-    return tokenizer
-
-
-def required_rows(tokenizer: transformers.PreTrainedTokenizerBase) -> int:
-    """Rows that a table of embeddings needs to have one for every token.
-
-    Raises:
-        ValueError: an id so large that most rows would belong to no token.
-    """
-    ids = tokenizer.get_vocab()
-    token = max(ids, key=ids.get)
-    if ids[token] >= ROWS_PER_TOKEN * len(ids) + TOKENS_BESIDES:
-        raise ValueError(
-            f"The tokenizer of {tokenizer.name_or_path} has {len(ids)} tokens, but {token!r} has "
-            f"the id {ids[token]}: most rows of such a table would belong to no token."
-        )
-    return ids[token] + 1
 
 
 def tokenize(
@@ -137,27 +88,30 @@ def tokenize(
     Raises:
         ValueError: a record whose text is no text, or has a token without embedding.
     """
-    rows, types, truncated, unknown = [], [], 0, _Unknown(tokenizer)
+    rows, types, truncated, unknown = [], [], 0, UnknownTokens(tokenizer)
     typed = bool(second_text_field) and "token_type_ids" in tokenizer.model_input_names
     limit = max_length or math.inf
-    for chunk in _chunks(len(records)):
-        texts = [_text(records, i, text_field) for i in chunk]
-        pairs = [_text(records, i, second_text_field) for i in chunk] if second_text_field else None
-        where = _places(records, chunk.start)
-        options = {"where": where, "return_token_type_ids": typed}
+    for chunk in chunks_of(len(records)):
+        texts = texts_of(records, chunk, text_field)
+        pairs = texts_of(records, chunk, second_text_field) if second_text_field else None
+        options = {"refusal": refusals_of(records, chunk), "return_token_type_ids": typed}
         # What is longer than the network's positions is cut below.
-        encoded = _encode(tokenizer, texts, pairs, truncation=False, **options)
-        too_long = sum(len(row) > limit for row in encoded["input_ids"])
-        truncated += too_long
-        if too_long:
+        encoded = encode_texts(tokenizer, texts, pairs, truncation=False, **options)
+        longer = [i for i, row in enumerate(encoded["input_ids"]) if len(row) > limit]
+        truncated += len(longer)
+        if longer:
+            some, others = [texts[i] for i in longer], pairs and [pairs[i] for i in longer]
+            options["refusal"] = refusals_of(records, [chunk[i] for i in longer])
             options |= {"truncation": True, "max_length": max_length}
-            encoded = _encode(tokenizer, texts, pairs, **options)
+            for name, found in encode_texts(tokenizer, some, others, **options).items():
+                for i, row in zip(longer, found, strict=True):
+                    encoded[name][i] = row
         rows += [np.asarray(row, np.int32) for row in encoded["input_ids"]]
         for row, mask in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
             unknown.count(row, mask)
         if typed:
             types += [np.asarray(row, np.int32) for row in encoded["token_type_ids"]]
-    return _joined(rows, types if typed else None, truncated, unknown)
+    return joined_tokens(rows, types if typed else None, truncated, unknown)
 
 
 def tokenize_documents(
@@ -182,11 +136,10 @@ def tokenize_documents(
     end = tokenizer.eos_token_id
     if end is None:
         raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no end token.")
-    rows, unknown = [], _Unknown(tokenizer)
-    for chunk in _chunks(len(records)):
-        texts = [_text(records, i, text_field) for i in chunk]
-        where = _places(records, chunk.start)
-        encoded = _encode(tokenizer, texts, None, where=where)
+    rows, unknown = [], UnknownTokens(tokenizer)
+    for chunk in chunks_of(len(records)):
+        texts, refusal = texts_of(records, chunk, text_field), refusals_of(records, chunk)
+        encoded = encode_texts(tokenizer, texts, None, refusal=refusal)
         rows_and_masks = zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
         for number, (row, mask) in enumerate(rows_and_masks):
             unknown.count(row, mask)
@@ -194,9 +147,61 @@ def tokenize_documents(
             while content and content[-1] == end:
                 content.pop()
             row = [*before, *content, end]
-            _refuse_ids_without_row(tokenizer, row, where(number))
+            _refuse_ids_without_row(tokenizer, row, number, refusal)
             rows.append(np.asarray(row, np.int32))
-    return _joined(rows, None, 0, unknown)
+    return joined_tokens(rows, None, 0, unknown)
+
+
+def tokenize_pieces(
+    records: Sequence[dict[str, Any]],
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    length: int,
+    *,
+    text_field: str = "text",
+) -> tuple[TokenizedText, np.ndarray]:
+    """Tokenises whole texts; one that is too long becomes pieces, each with its special tokens.
+
+    Args:
+        records: each with the text.
+        tokenizer: a fast tokenizer.
+        length: most tokens of a piece.
+        text_field: where the text is.
+
+    Returns:
+        The pieces, but for those of special tokens only; and int32 [all tokens], the number of the
+        word that a token is part of, as the tokenizer divides texts and counted over all of them.
+        It is -1 for special tokens, whether the tokenizer added them or they stand in the text.
+
+    Raises:
+        ValueError: as `tokenize`, or no room for a text between the special tokens.
+    """
+    special, unknown = tokenizer.all_special_ids, UnknownTokens(tokenizer)
+    rows, words, count = [], [], 0
+    for chunk in chunks_of(len(records)):
+        texts = texts_of(records, chunk, text_field)
+        encoded = encode_texts(tokenizer, texts, None, refusal=refusals_of(records, chunk))
+        for number, row in enumerate(encoded["input_ids"]):
+            mask = encoded["special_tokens_mask"][number]
+            unknown.count(row, mask)
+            if 0 not in mask:
+                continue
+            first, last = mask.index(0), len(mask) - mask[::-1].index(0)
+            before, after = row[:first], row[last:]
+            if (room := length - len(before) - len(after)) < 1:
+                raise ValueError(
+                    f"Rows of {length} tokens have no room for a text between the "
+                    f"{len(before) + len(after)} special tokens of {tokenizer.name_or_path}."
+                )
+            content = np.asarray(row[first:last], np.int32)
+            numbers = _word_numbers(encoded.word_ids(number)[first:last], count)
+            count = max(numbers) + 1
+            numbers = np.where(np.isin(content, special), -1, numbers)
+            for start in range(0, len(content), room):
+                inside = slice(start, start + room)
+                if numbers[inside].max() >= 0:
+                    rows.append(np.asarray([*before, *content[inside], *after], np.int32))
+                    words += [*[-1] * len(before), *numbers[inside], *[-1] * len(after)]
+    return joined_tokens(rows, None, 0, unknown), np.asarray(words, np.int32)
 
 
 def encode_prompt(tokenizer: transformers.PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -207,13 +212,14 @@ def encode_prompt(tokenizer: transformers.PreTrainedTokenizerBase, text: str) ->
     Raises:
         ValueError: a token without embedding.
     """
-    encoded = _encode(tokenizer, [text], None, where=lambda _: "The prompt")
+    refusal = _refusals_of("The prompt")
+    encoded = encode_texts(tokenizer, [text], None, refusal=refusal)
     row, mask = encoded["input_ids"][0], encoded["special_tokens_mask"][0]
     before, content = _without_end(tokenizer, row, mask)
-    ids = before + content
+    ids: list[Any] = before + content
     if not ids and tokenizer.bos_token_id is not None:
         ids = [tokenizer.bos_token_id]
-    _refuse_ids_without_row(tokenizer, ids, "The prompt")
+    _refuse_ids_without_row(tokenizer, ids, 0, refusal)
     return ids
 
 
@@ -223,7 +229,8 @@ def encode_source(tokenizer: transformers.PreTrainedTokenizerBase, text: str) ->
     Raises:
         ValueError: a token without embedding.
     """
-    return _encode(tokenizer, [text], None, where=lambda _: "The source")["input_ids"][0]
+    refusal = _refusals_of("The source")
+    return encode_texts(tokenizer, [text], None, refusal=refusal)["input_ids"][0]
 
 
 def encode_rendered(tokenizer: transformers.PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -232,9 +239,43 @@ def encode_rendered(tokenizer: transformers.PreTrainedTokenizerBase, text: str) 
     Raises:
         ValueError: a token without embedding.
     """
-    options = {"where": lambda _: "The conversation", "add_special_tokens": False}
-    ids = _encode(tokenizer, [text], None, **options)["input_ids"][0]
+    options = {"refusal": _refusals_of("The conversation"), "add_special_tokens": False}
+    ids = encode_texts(tokenizer, [text], None, **options)["input_ids"][0]
     return _one_beginning(tokenizer, [], ids)[1]
+
+
+def encode_with_places(
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    texts: list[str],
+    *,
+    rendered: bool,
+    refusal: Refusal,
+) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """Token ids of each text, and where each token stands in it, (start, end) in characters.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        texts: to encode.
+        rendered: whether a chat template wrote them, or what a template writes goes before them;
+            else they begin as the tokenizer begins a text. BOS at most once, no end token.
+        refusal: as of a text of a record.
+
+    Raises:
+        ValueError: a token without embedding.
+    """
+    options = {"add_special_tokens": not rendered, "return_offsets_mapping": True}
+    encoded = encode_texts(tokenizer, texts, None, refusal=refusal, **options)
+    found = []
+    for number, ids in enumerate(encoded["input_ids"]):
+        mask, places = encoded["special_tokens_mask"][number], encoded["offset_mapping"][number]
+        end = len(ids)
+        if rendered:
+            before, content = _one_beginning(tokenizer, [], ids)
+        else:
+            before, content = _without_end(tokenizer, ids, mask)
+            end -= mask[::-1].index(0) if content else 0
+        found.append((before + content, places[: len(before)] + places[end - len(content) : end]))
+    return found
 
 
 def describe_text(tokens: TokenizedText, max_length: int | None = None) -> str:
@@ -254,13 +295,22 @@ def describe_text(tokens: TokenizedText, max_length: int | None = None) -> str:
     return ", ".join(parts)
 
 
-class _Unknown:
+def _word_numbers(word_ids: list[int | None], first: int) -> list[int]:
+    """Numbers from `first` on for a text's words; a token that is part of none is one itself."""
+    numbers: list[int] = []
+    for place, word in enumerate(word_ids):
+        same = place > 0 and word is not None and word == word_ids[place - 1]
+        numbers.append(first + place if not numbers else numbers[-1] + (not same))
+    return numbers
+
+
+class UnknownTokens:
     """Counts tokens that stand for what a tokenizer does not know."""
 
     def __init__(self, tokenizer: transformers.PreTrainedTokenizerBase):
-        others = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+        others = (tokenizer.bos_token_id, tokenizer.eos_token_id)
         # GPT-2 names its end token for unknown ones, of which byte-level tokenizers have none.
-        self._id = None if tokenizer.unk_token_id in others else tokenizer.unk_token_id
+        self._id: Any = None if tokenizer.unk_token_id in others else tokenizer.unk_token_id
         self.tokens = self.unknown = 0
 
     def count(self, ids: list[int], special_tokens_mask: list[int]) -> None:
@@ -270,9 +320,10 @@ class _Unknown:
             self.unknown += ids.count(self._id)
 
 
-def _joined(
-    rows: list[np.ndarray], types: list[np.ndarray] | None, truncated: int, unknown: _Unknown
+def joined_tokens(
+    rows: list[np.ndarray], types: list[np.ndarray] | None, truncated: int, unknown: UnknownTokens
 ) -> TokenizedText:
+    """Rows, and perhaps their token types, one behind the other."""
     none = np.empty(0, np.int32)
     lengths = [len(row) for row in rows]
     return TokenizedText(
@@ -281,50 +332,72 @@ def _joined(
         None if types is None else np.concatenate([*types, none]),
         truncated,
         unknown.unknown,
-        unknown.unknown / max(unknown.tokens, 1),
+        unknown.tokens,
     )
 
 
-def _chunks(count: int) -> Iterator[range]:
-    return (range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
+def chunks_of(count: int) -> Iterator[range]:
+    """The indices of so many texts, as many at once as a tokenizer is given."""
+    starts = track(range(0, count, CHUNK), f"tokenizing {count:,} texts, {CHUNK:,} at once")
+    return (range(start, min(start + CHUNK, count)) for start in starts)
 
 
-def _encode(
+def encode_texts(
     tokenizer: transformers.PreTrainedTokenizerBase,
     texts: list[str],
     pairs: list[str] | None,
     *,
-    where: Callable[[int], str],
+    refusal: Refusal,
     **options: Any,
-) -> dict[str, list[list[int]]]:
-    """The tokenizer called, with its failures as sentences that say `where` the text stands."""
+) -> Any:
+    """What the tokenizer gives; what it fails on is refused.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        texts: to be encoded.
+        pairs: as many second texts, or None.
+        refusal: (index of a text, what is wrong) -> what to raise.
+        options: of the tokenizer.
+
+    Raises:
+        ValueError: as `refusal` makes it.
+    """
+
+    def alone(i: int) -> None:
+        encode_texts(
+            tokenizer,
+            [texts[i]],
+            [pairs[i]] if pairs else None,
+            refusal=lambda _, problem: refusal(i, problem),
+            **options,
+        )
+
+    def check(i: int) -> None:
+        row, characters = encoded["input_ids"][i], len(texts[i]) + (len(pairs[i]) if pairs else 0)
+        if len(row) > TOKENS_PER_CHARACTER * characters + TOKENS_BESIDES:
+            raise refusal(
+                i,
+                f"the tokenizer of {tokenizer.name_or_path} makes {len(row):,} tokens of "
+                f"{characters:,} characters; its tokenizer.json is damaged.",
+            )
+        _refuse_ids_without_row(tokenizer, row, i, refusal)
+
     try:
-        encoded = tokenizer(texts, pairs, verbose=False, return_special_tokens_mask=True, **options)
+        encoded: Any = tokenizer(
+            texts, pairs, verbose=False, return_special_tokens_mask=True, **options
+        )
     except BaseException as error:
-        if not _is_of_library(error):
+        if not is_of_library(error):
             raise
         if len(texts) > 1:
-            for i, text in enumerate(texts):
-                pair = [pairs[i]] if pairs else None
-                _encode(tokenizer, [text], pair, where=lambda _, i=i: where(i), **options)
-        raise ValueError(
-            f"{where(0)}: the tokenizer of {tokenizer.name_or_path} fails on this "
-            f"text ({error}). Its tokenizer.json does not fit such texts."
+            of_each(texts, alone)
+        raise refusal(
+            0,
+            f"the tokenizer of {tokenizer.name_or_path} fails on this text ({error}). Its "
+            "tokenizer.json does not fit such texts.",
         ) from error
-    for i, row in enumerate(encoded["input_ids"]):
-        characters = len(texts[i]) + (len(pairs[i]) if pairs else 0)
-        if len(row) > TOKENS_PER_CHARACTER * characters + TOKENS_BESIDES:
-            raise ValueError(
-                f"{where(i)}: the tokenizer of {tokenizer.name_or_path} makes "
-                f"{len(row):,} tokens of {characters:,} characters; its tokenizer.json is damaged."
-            )
-        _refuse_ids_without_row(tokenizer, row, where(i))
+    of_each(texts, check)
     return encoded
-
-
-def _is_of_library(error: BaseException) -> bool:
-    # A panic of the tokenizers library (a regular expression without end) is no Exception.
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _without_end(
@@ -349,75 +422,46 @@ def _one_beginning(
     return before, content[start:]
 
 
-def _rows_of_config(folder: Path) -> int | None:
-    """Tokens that the network has embeddings for, as its config.json says."""
-    file = folder / "config.json"
-    fields = read_json(file) if file.exists() else {}
-    for inner in (fields, fields.get("text_config") if isinstance(fields, dict) else None):
-        rows = inner.get("vocab_size") if isinstance(inner, dict) else None
-        if isinstance(rows, int):
-            return rows
-    return None
-
-
-def _refuse_words_without_embedding(tokenizer: transformers.PreTrainedTokenizerBase) -> None:
-    """Under jit an index beyond a table reads its last row or NaN, and nobody would notice."""
-    # Special tokens may stand beyond the table (Gemma 3's for images does): texts are looked at.
-    ids = tokenizer.get_vocab()
-    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-    token = max(ids.keys() - special, key=ids.get)
-    index, rows = ids[token], tokenizer.table_rows
-    if rows is not None and index >= rows:
-        raise ValueError(
-            f"The tokenizer of {tokenizer.name_or_path} knows {index + 1} tokens, but the network "
-            f"has embeddings for {rows} (vocab_size): {token!r} has none. The tokenizer belongs to "
-            "another network, or tokens were added to it and the embeddings were not resized."
-        )
-
-
 def _refuse_ids_without_row(
-    tokenizer: transformers.PreTrainedTokenizerBase, ids: list[int], where: str
+    tokenizer: transformers.PreTrainedTokenizerBase, ids: list[int], index: int, refusal: Refusal
 ) -> None:
     rows = getattr(tokenizer, "table_rows", None)
     if rows is not None and ids and max(ids) >= rows:
-        index = max(ids)
-        raise ValueError(
-            f"{where}: the token {tokenizer.convert_ids_to_tokens(index)!r} (id {index}) has no "
+        largest = max(ids)
+        raise refusal(
+            index,
+            f"the token {tokenizer.convert_ids_to_tokens(largest)!r} (id {largest}) has no "
             f"embedding, the network has {rows} (vocab_size). It was added to the tokenizer of "
             f"{tokenizer.name_or_path} and the table was not resized: let it grow "
-            "(config.model.grow_table = True), or take the token out of the text."
+            "(config.model.grow_table = True), or take the token out of the text.",
         )
 
 
-def _choose_padding(tokenizer: transformers.PreTrainedTokenizerBase) -> None:
-    """Lets rows be padded with a token that has an embedding.
+def texts_of(records: Sequence[dict[str, Any]], chunk: Sequence[int], field: str) -> list[str]:
+    """The texts of some records.
 
-    Padding is masked everywhere; reusing EOS for it would teach a network never to stop only if
-    labels were masked by id, which nothing in ftjax does.
+    Raises:
+        ValueError: something that is no text; names the records.
     """
-    rows = tokenizer.table_rows
-    for name in ("pad_token", "unk_token", "eos_token", "bos_token"):
-        index = getattr(tokenizer, f"{name}_id")
-        if index is not None and (rows is None or index < rows):
-            if name != "pad_token":
-                tokenizer.pad_token = getattr(tokenizer, name)
-            return
-    raise ValueError(
-        f"The tokenizer of {tokenizer.name_or_path} has no pad, unknown or end token with an "
-        "embedding to pad with."
-    )
+
+    def text(at: int) -> str:
+        found = records[chunk[at]][field]
+        if isinstance(found, str):
+            return found
+        shown = f"{found!r:.200}{'...' if len(repr(found)) > 200 else ''}"
+        hint = ""
+        if isinstance(found, list) and found and isinstance(found[0], dict) and "role" in found[0]:
+            hint = " It is a conversation; write each as one text, or name a column that holds one."
+        raise bad_record(records, chunk[at], f"{field} is {shown}, which is not a text.{hint}")
+
+    return of_each(chunk, text)
 
 
-def _text(records: Sequence[dict[str, Any]], index: int, field: str) -> str:
-    text = records[index][field]
-    if not isinstance(text, str):
-        raise ValueError(f"{_where(records, index)}: {field} is {text!r}, which is not a text.")
-    return text
+def refusals_of(records: Sequence[Any], chunk: Sequence[int]) -> Refusal:
+    """What refuses the texts of some records."""
+    return lambda index, problem: bad_record(records, chunk[index], problem)
 
 
-def _where(records: Sequence[dict[str, Any]], index: int) -> str:
-    return f"{getattr(records, 'name', 'records')}, record {index + 1}"
-
-
-def _places(records: Sequence[dict[str, Any]], start: int) -> Callable[[int], str]:
-    return lambda index: _where(records, start + index)
+def _refusals_of(name: str) -> Refusal:
+    """What refuses a text that has a name."""
+    return lambda _, problem: ValueError(f"{name}: {problem}")

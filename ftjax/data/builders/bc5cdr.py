@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import tensorflow_datasets as tfds
 
-from ftjax.data.conll import read_sentences
 from ftjax.data.rows_builder import RowsBuilder
+from ftjax.data.sources.conll import read_sentences
 from ftjax.locate import fetch
 
 ADDRESS = (
@@ -25,7 +25,7 @@ class Bc5cdr(RowsBuilder):
     Sentences, words and splits are those of Crichton et al. (2017).
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     HOMEPAGE = "https://github.com/cambridgeltl/MTL-Bioinformatics-2016"
     LICENSE = "CC-BY-4.0 (as redistributed at the homepage)"
     CITATION = """\
@@ -48,9 +48,10 @@ class Bc5cdr(RowsBuilder):
 }"""
 
     def features(self) -> Mapping:
-        """A tag for each word, in IOB2."""
-        words = tfds.features.Sequence(tfds.features.Text())
-        return {"tokens": words, "ner_tags": words}
+        """A tag for each word, in IOB2; and the words as a text."""
+        text = tfds.features.Text()
+        words = tfds.features.Sequence(text)
+        return {"text": text, "tokens": words, "ner_tags": words}
 
     def splits(self) -> Mapping:
         """The published files."""

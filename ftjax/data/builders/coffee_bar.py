@@ -65,7 +65,7 @@ class CoffeeBar(RowsBuilder):
         """Messages have `role` and `content`."""
         text = tfds.features.Text()
         messages = tfds.features.Sequence({"role": text, "content": text})
-        if self.builder_config.name == "dialogues":
+        if self.config_name == "dialogues":
             return {"messages": messages, "scenario": text, "conversation": text}
         judged = {
             "prompt": messages,
@@ -76,7 +76,7 @@ class CoffeeBar(RowsBuilder):
 
     def splits(self) -> Mapping:
         """The rows of all files, divided by hash."""
-        dialogues = self.builder_config.name == "dialogues"
+        dialogues = self.config_name == "dialogues"
         folder, read = ("data/", read_dialogue) if dialogues else ("reward/", read_judged)
         splits: dict[str, list] = {"train": [], "validation": [], "test": []}
         for name, sha256 in FILES.items():

@@ -50,7 +50,7 @@ class DrugReviews(tfds.core.GeneratorBasedBuilder):
             *([row["text"] for _, row in rows[s]] for s in ("test", "train"))
         )
         rows["test"] = [row for row, bad in zip(rows["test"], repeated, strict=True) if not bad]
-        return rows
+        return {split: iter(found) for split, found in rows.items()}
 
     def _generate_examples(self, rows):
         yield from rows

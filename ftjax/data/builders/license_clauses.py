@@ -17,7 +17,7 @@ import license_expression
 import tensorflow_datasets as tfds
 import yaml
 
-from ftjax.data.near_duplicates import near_duplicates
+from ftjax.data.near_duplicates import without_repetitions
 from ftjax.locate import fetch_wheel
 
 PACKAGE = ("scancode-toolkit-mini", "32.5.0")
@@ -124,15 +124,10 @@ def split_by_license(clauses: list[dict[str, Any]]) -> dict[str, list[dict[str, 
     splits: dict[str, list] = {name: [] for name in SHARES}
     for clause in clauses:
         places = {split_of.get(key) for key in clause["license_keys"]}
-        if len(places) == 1 and None not in places:
-            splits[places.pop()].append(clause)
-    earlier: list[str] = []
-    for name, rows in splits.items():
-        texts = [row["text"] for row in rows]
-        repeated = near_duplicates(texts, earlier)
-        splits[name] = [row for row, bad in zip(rows, repeated, strict=True) if not bad]
-        earlier += texts
-    return splits
+        place = places.pop() if len(places) == 1 else None
+        if place is not None:
+            splits[place].append(clause)
+    return without_repetitions(splits)
 
 
 def assign_licenses(clauses: list[dict[str, Any]]) -> dict[str, str]:

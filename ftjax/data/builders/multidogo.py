@@ -74,7 +74,7 @@ class Multidogo(RowsBuilder):
 
     def splits(self) -> Mapping:
         """The published files of the config's industry."""
-        domain = self.builder_config.name
+        domain = self.config_name
         names = {split: f"{domain}/{file}.tsv" for split, file in SPLITS.items()}
         return {
             split: read_turns(fetch(ADDRESS + name, FILES[name]).read_bytes())

@@ -60,12 +60,12 @@ class Vader(RowsBuilder):
 
     def splits(self) -> Mapping:
         """The sentences of the config's domain, divided by hash."""
-        name = f"hutto_ICWSM_2014/{FILES[self.builder_config.name]}"
+        name = f"hutto_ICWSM_2014/{FILES[self.config_name]}"
         means, ratings = f"{name}_GroundTruth.txt", f"{name}_anonDataRatings.txt"
         files = read_tar_members(fetch(ADDRESS, SHA256), (means, ratings))
         splits: dict[str, list] = {"train": [], "validation": [], "test": []}
         for row in read_sentences(files[means], files[ratings]):
-            grouped = self.builder_config.name in ("newspaper", "products")
+            grouped = self.config_name in ("newspaper", "products")
             splits[split_by_hash(row["group"] if grouped else row["text"].lower())].append(row)
         return splits
 

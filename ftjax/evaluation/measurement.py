@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from ftjax.data.examples import Examples
+from ftjax.models.layers import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Measurement:
     """
 
     examples: Mapping[str, Examples]
-    outputs: Callable[[nnx.Module, Mapping[str, jax.Array]], jax.Array]
+    outputs: Callable[[Network, Mapping[str, jax.Array]], jax.Array]
     score: Callable[[dict[str, np.ndarray]], Any]
 
 

@@ -1,6 +1,7 @@
 """Scores from labels and outputs; whole splits at once, so batches cannot change them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
@@ -13,7 +14,21 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from ftjax.evaluation.intervals import Interval, f1_intervals, intervals_of_sums
+
 CALIBRATION_BINS = 15
+
+
+CLASS_METRICS = {
+    "macro_f1": "higher",
+    "accuracy": "higher",
+    "f1": "higher",
+    "matthews_correlation": "higher",
+    "roc_auc": "higher",
+    "loss": "lower",
+    "calibration_error": "lower",
+}
+"""What is scored -> which way is better."""
 
 
 def classification_metrics(
@@ -35,13 +50,7 @@ def classification_metrics(
     Raises:
         ValueError: logits that are NaN or infinite.
     """
-    broken = np.flatnonzero(~np.isfinite(logits).all(-1))
-    if len(broken):
-        raise ValueError(
-            f"{len(broken):,} of {len(logits):,} examples have outputs that are no numbers (NaN or "
-            f"infinite), example {broken[0] + 1} first: the network is broken, such as by a "
-            "learning rate that is too high."
-        )
+    refuse_no_numbers(logits)
     log_probabilities = log_softmax(logits.astype(np.float64), axis=-1)
     probabilities = np.exp(log_probabilities)
     return {
@@ -50,6 +59,21 @@ def classification_metrics(
         "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
         "calibration_error": calibration_error(labels, probabilities),
     }
+
+
+def refuse_no_numbers(logits: np.ndarray) -> None:
+    """Refuses outputs [examples, ...] that are NaN or infinite.
+
+    Raises:
+        ValueError: names the first example with one.
+    """
+    broken = np.flatnonzero(~np.isfinite(logits).all(-1))
+    if len(broken):
+        raise ValueError(
+            f"{len(broken):,} of {len(logits):,} examples have outputs that are no numbers (NaN or "
+            f"infinite), example {broken[0] + 1} first: the network is broken, such as by a "
+            "learning rate that is too high."
+        )
 
 
 def label_metrics(
@@ -67,7 +91,7 @@ def label_metrics(
         `accuracy`, `macro_f1` (mean F1 over all classes of the task; 0 for one that neither occurs
         nor is predicted), `matthews_correlation`, and with two classes `f1` of one of them.
     """
-    options = {"labels": np.arange(num_classes), "zero_division": 0}
+    options: dict[str, Any] = {"labels": np.arange(num_classes), "zero_division": 0}
     scores = {
         "accuracy": float(accuracy_score(labels, predictions)),
         "macro_f1": float(f1_score(labels, predictions, average="macro", **options)),
@@ -76,9 +100,18 @@ def label_metrics(
     if num_classes == 2:
         if positive is None:
             positive = int(np.sum(labels) * 2 <= len(labels))
-        each = f1_score(labels, predictions, average=None, **options)
+        each: Any = f1_score(labels, predictions, **options, average=None)  # pyright: ignore
         scores["f1"] = float(each[positive])
     return scores
+
+
+def label_intervals(
+    labels: np.ndarray, predictions: np.ndarray, num_classes: int
+) -> dict[str, Interval]:
+    """95 % intervals of `accuracy` and `macro_f1`; see `label_metrics`."""
+    classes = np.arange(num_classes)
+    found = f1_intervals(labels[:, None] == classes, predictions[:, None] == classes)
+    return {"accuracy": found["micro_f1"], "macro_f1": found["macro_f1"]}
 
 
 def per_class_report(
@@ -94,9 +127,8 @@ def per_class_report(
     Returns:
         Name of the class -> `precision`, `recall`, `f1`, `support`.
     """
-    columns = precision_recall_fscore_support(
-        labels, predictions, labels=np.arange(len(classes)), zero_division=0
-    )
+    options: dict[str, Any] = {"labels": np.arange(len(classes)), "zero_division": 0}
+    columns: Any = precision_recall_fscore_support(labels, predictions, **options)
     names = ("precision", "recall", "f1", "support")
     rows = zip(*columns, strict=True)
     return {
@@ -153,11 +185,88 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(np.abs(gaps).sum() / counts.sum())
 
 
+PERPLEXITY_METRICS = {"perplexity": "lower", "loss": "lower"}
+"""What is scored -> which way is better."""
+
+
 def perplexity(sums: np.ndarray) -> dict[str, float]:
     """`loss`, the mean per token in nats, and `perplexity`, its exponential.
 
     Args:
-        sums: [rows, 2], sum of losses and number of tokens of each row.
+        sums: [rows, 2 or more], sum of losses and number of tokens of each row.
     """
-    total, tokens = sums.astype(np.float64).sum(0)
+    total, tokens = sums[:, :2].astype(np.float64).sum(0)
     return {"loss": float(total / tokens), "perplexity": float(np.exp(total / tokens))}
+
+
+def token_intervals(sums: np.ndarray, right: str | None = None) -> dict[str, Interval]:
+    """95 % intervals of `loss` and `perplexity`, over the rows.
+
+    Args:
+        sums: [rows, 2 or more], sum of losses, number of tokens and perhaps of right ones of each.
+        right: the name of the share of these.
+    """
+    scores = {
+        "loss": lambda totals: totals[:, 0] / totals[:, 1],
+        "perplexity": lambda totals: np.exp(totals[:, 0] / totals[:, 1]),
+    }
+    if right is not None:
+        scores[right] = lambda totals: totals[:, 2] / totals[:, 1]
+    return intervals_of_sums(sums, scores)
+
+
+MASKED_TOKEN_METRICS = {"loss": "lower", "accuracy": "higher", "bits_per_byte": "lower"}
+"""What is scored -> which way is better."""
+
+
+def masked_token_metrics(sums: np.ndarray, tokens_per_byte: float) -> dict[str, float]:
+    """How well masked tokens are guessed.
+
+    Args:
+        sums: [rows, 3], sum of losses, number of tokens to guess and of right ones of each row.
+        tokens_per_byte: how many tokens a byte of the texts (in UTF-8) takes on average.
+
+    Returns:
+        `loss` (mean per token in nats), `accuracy`, and `bits_per_byte`: what a byte of the texts
+        would cost in bits if all tokens cost as much as those that were masked. Unlike the loss it
+        can be compared between tokenizers.
+    """
+    total, tokens, right = sums.astype(np.float64).sum(0)
+    bits_per_byte = total / tokens / np.log(2) * tokens_per_byte
+    return {
+        "loss": float(total / tokens),
+        "accuracy": float(right / tokens),
+        "bits_per_byte": float(bits_per_byte),
+    }
+
+
+SUPERVISED_TOKEN_METRICS = {
+    "loss": "lower",
+    "perplexity": "lower",
+    "bits_per_byte": "lower",
+    "mean_token_accuracy": "higher",
+}
+"""What is scored -> which way is better."""
+
+
+def supervised_token_metrics(sums: np.ndarray, text_bytes: int) -> dict[str, float]:
+    """How well the tokens that are learned are predicted.
+
+    Args:
+        sums: [rows, 4], as `losses.tokens.row_sums_and_entropy`.
+        text_bytes: of the text that these tokens stand for, in UTF-8.
+
+    Returns:
+        What `perplexity` gives; `mean_token_accuracy`; `entropy`, the mean of the predictions' in
+        nats; and `bits_per_byte`, what a byte of the text costs in bits, the ends of turns
+        included. Unlike the loss it can be compared between tokenizers. Left out where there is no
+        text.
+    """
+    total, tokens, right, entropy = sums.astype(np.float64).sum(0)
+    per_byte = {"bits_per_byte": float(total / np.log(2) / text_bytes)} if text_bytes else {}
+    return {
+        **perplexity(sums),
+        "mean_token_accuracy": float(right / tokens),
+        "entropy": float(entropy / tokens),
+        **per_byte,
+    }

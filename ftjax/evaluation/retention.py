@@ -11,24 +11,25 @@ from typing import Any
 
 import numpy as np
 import transformers
-from scipy.stats import bootstrap
 from sklearn.linear_model import RidgeClassifierCV
 
-from ftjax.data.examples import packed_examples, text_examples
+from ftjax.data.examples import Examples, text_examples
 from ftjax.data.labels import encode_labels
-from ftjax.data.sources import load_records
+from ftjax.data.sources import Records, load_records
+from ftjax.evaluation.intervals import interval_of_mean
 from ftjax.evaluation.measurement import Measurement, Retention
 from ftjax.evaluation.metrics import perplexity
 from ftjax.fields import Field, Fields
 
 STRENGTHS = tuple(10.0**power for power in range(-1, 6))
-RESAMPLES = 2000
 
 SOURCE: Fields = {
     "retention.source": Field("tfds://drug_reviews", "Text unrelated to the task."),
     "retention.test_split": Field("test", "Split to score."),
     "retention.text_field": Field("text", "Column with the text."),
-    "retention.limit": Field(None, "Use the first so many of each split.", optional=int, minimum=2),
+    "retention.limit": Field(
+        None, "Use so many of each split, drawn at random.", optional=int, minimum=2
+    ),
 }
 TEXT_FIELDS: Fields = {
     "retention.enabled": Field(
@@ -80,18 +81,14 @@ def probe_retention(
 
 
 def text_retention(
-    settings: Any,
-    tokenizer: transformers.PreTrainedTokenizerBase,
-    length: int,
-    row_sums: Callable,
+    settings: Any, examples_of: Callable[[Records], Examples], row_sums: Callable
 ) -> Retention:
     """The perplexity of unrelated text.
 
     Args:
         settings: the `retention` part of a config with `TEXT_FIELDS`.
-        tokenizer: the checkpoint's.
-        length: tokens per row.
-        row_sums: (network, batch) -> sum of losses and number of tokens of each row, [rows, 2].
+        examples_of: records with a `text` -> what the network reads.
+        row_sums: (network, batch) -> as `losses.tokens.row_sums`.
     """
     records = load_records(
         settings.source,
@@ -99,9 +96,9 @@ def text_retention(
         fields={"text": settings.text_field},
         limit=settings.limit,
     )
-    examples = {"test": packed_examples(records, tokenizer, length)}
     return Retention(
-        Measurement(examples, row_sums, lambda found: found["test"]), perplexity_metrics
+        Measurement({"test": examples_of(records)}, row_sums, lambda found: found["test"]),
+        perplexity_metrics,
     )
 
 
@@ -109,11 +106,12 @@ def perplexity_metrics(before: np.ndarray, after: np.ndarray) -> dict[str, float
     """How the perplexity changed.
 
     Args:
-        before: sum of losses and number of tokens of each row, [rows, 2], before tuning.
+        before: sums of each row, as `losses.tokens.row_sums`, before tuning.
         after: the same rows afterwards.
 
     Returns:
-        `retention/before` and `/after` (perplexities), and `retention/change` in nats per token.
+        `retention/before` and `/after` (perplexities; of the masked tokens, where such are
+        guessed), and `retention/change` in nats per token.
     """
     first, last = perplexity(before), perplexity(after)
     return {
@@ -158,12 +156,7 @@ def retention_metrics(before: np.ndarray, after: np.ndarray) -> dict[str, float]
         and `/change_high`: its 95 % interval by paired bootstrap over the examples.
     """
     change = after.astype(float) - before.astype(float)
-    low = high = float(change.mean())
-    if np.any(change != change[0]):
-        interval = bootstrap(
-            (change,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0
-        ).confidence_interval
-        low, high = float(interval.low), float(interval.high)
+    low, high = interval_of_mean(change)
     return {
         "retention/before": float(before.mean()),
         "retention/after": float(after.mean()),

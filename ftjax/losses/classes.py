@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ftjax.losses.sums import weighted_sum
+
 
 def loss(
     logits: jax.Array,
@@ -22,8 +24,9 @@ def loss(
     up to exactly the loss of the whole batch.
 
     Args:
-        logits: float [batch, classes].
-        batch: `labels` int [batch] and `weights` float [batch], 0 for rows that only pad the batch.
+        logits: float [batch, classes], or of each token [batch, length, classes].
+        batch: `labels` int and `weights` float, [batch] or [batch, length]; a weight is 0 for what
+            only pads the batch or bears no label.
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016).
         class_weights: weight of an example by its class; 1 by default.
 
@@ -38,8 +41,8 @@ def loss(
     weights = rows
     if class_weights is not None:
         weights = rows * jnp.asarray(class_weights, jnp.float32)[labels]
-    accuracy = (jnp.sum(correct * rows), jnp.sum(rows))
-    return jnp.sum(losses * weights), jnp.sum(weights), {"accuracy": accuracy}
+    accuracy = (jnp.sum(weighted_sum(correct, rows)), jnp.sum(rows))
+    return jnp.sum(weighted_sum(losses, weights)), jnp.sum(weights), {"accuracy": accuracy}
 
 
 def class_weights(labels: np.ndarray, classes: Sequence[str], how: str) -> tuple | None:
@@ -57,7 +60,7 @@ def class_weights(labels: np.ndarray, classes: Sequence[str], how: str) -> tuple
     if how == "none":
         return None
     if how not in ("balanced", "square_root"):
-        return _own_weights(classes, how)
+        return own_weights(classes, how, "class_weights")
     counts = np.bincount(labels, minlength=len(classes)).astype(np.float64)
     weights = 1.0 / np.maximum(counts, 1.0)
     if how == "square_root":
@@ -65,15 +68,26 @@ def class_weights(labels: np.ndarray, classes: Sequence[str], how: str) -> tuple
     return tuple((weights * len(labels) / np.sum(weights * counts)).tolist())
 
 
-def _own_weights(classes: Sequence[str], how: str) -> tuple[float, ...]:
+def own_weights(classes: Sequence[str], how: str, field: str) -> tuple[float, ...]:
+    """Weights by class from a text such as "spam=5,ham=1", 1 for those left out.
+
+    Args:
+        classes: their names.
+        how: the text.
+        field: of `config.objective` that it is the value of.
+
+    Raises:
+        ValueError: a name that is no class, or a weight that is no number above 0.
+    """
     weights = dict.fromkeys(classes, 1.0)
     for part in how.split(","):
         name, _, number = part.rpartition("=")
-        if name.strip() not in weights or not re.fullmatch(r"\s*\d+(\.\d+)?\s*", number):
+        known_name = name.strip() in weights and re.fullmatch(r"\s*\d+(\.\d+)?\s*", number)
+        if not known_name or not float(number) > 0:
             known = ", ".join(list(classes)[:5])
             raise ValueError(
-                f"config.objective.class_weights = {how!r}: {part!r} must be a class, '=', and a "
-                "number; or choose 'none', 'balanced' or 'square_root'. There are "
+                f"config.objective.{field} = {how!r}: {part!r} must be a class, '=', and a "
+                "number above 0; or choose 'none', 'balanced' or 'square_root'. There are "
                 f"{len(classes)} classes: {known}{', ...' if len(classes) > 5 else ''}."
             )
         weights[name.strip()] = float(number)

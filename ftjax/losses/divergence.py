@@ -1,12 +1,17 @@
 """How far the predictions of two networks are apart."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from ftjax.models.heads import TokenOutputs
 
-Outputs = jax.Array | TokenOutputs
+# Logits, or a TokenOutputs.
+Outputs = Any
+Divergence = Callable[[Outputs, Outputs, jax.Array], jax.Array]
 
 
 def divergence(first: Outputs, second: Outputs, weights: jax.Array) -> jax.Array:

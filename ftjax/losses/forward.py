@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-from flax import nnx
+
+from ftjax.models.layers import Network
 
 Parameters = dict[str, jax.Array]
-Network = Callable[[Parameters, jax.Array | None], nnx.Module]
+NetworkOf = Callable[[Parameters, jax.Array | None], Network]
 
 # What a pass compares with lies beside the frozen parameters, under names of its own: this and a
 # path for the parameter's value before tuning.
@@ -27,15 +28,15 @@ class Forward(NamedTuple):
         key: that `outputs` was computed with; None without randomness.
     """
 
-    network: Network
+    network: NetworkOf
     parameters: Parameters
     frozen: Parameters
-    tuned: nnx.Module
+    tuned: Network
     outputs: Any
     batch: Mapping[str, jax.Array]
     key: jax.Array | None
 
-    def base(self) -> nnx.Module:
+    def base(self) -> Network:
         """The network before tuning, without randomness or gradient.
 
         Only trainable parameters have a second copy: for an adapter that is the adapter at its
@@ -50,7 +51,7 @@ class Forward(NamedTuple):
 
 
 def forward(
-    network: Network,
+    network: NetworkOf,
     parameters: Parameters,
     frozen: Parameters,
     batch: Mapping[str, jax.Array],

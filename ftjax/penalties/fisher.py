@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from ftjax.models.heads import TokenOutputs
+from ftjax.models.heads import TokenOutputs, is_new
+from ftjax.models.layers import Network
 
 
 def add_squared_gradients(
@@ -41,7 +41,7 @@ def add_squared_gradients(
     return jax.lax.scan(add_row, total, (batch, jax.random.split(key, rows)))[0]
 
 
-def _drawn_log_likelihood(network: nnx.Module, row: dict, key: jax.Array) -> jax.Array:
+def _drawn_log_likelihood(network: Network, row: dict, key: jax.Array) -> jax.Array:
     if "labels" not in row:
         features = network.features(row).astype(jnp.float32)
         return jnp.sum(features * jax.random.normal(key, features.shape))
@@ -63,6 +63,6 @@ def normalised(total: dict[str, jax.Array]) -> dict[str, jax.Array]:
     Args:
         total: path -> sums of squared gradients.
     """
-    pretrained = [value for path, value in total.items() if path.startswith("backbone.")]
+    pretrained = [value for path, value in total.items() if not is_new(path)]
     mean = sum(jnp.sum(value) for value in pretrained) / sum(value.size for value in pretrained)
     return {path: value / jnp.maximum(mean, 1e-30) for path, value in total.items()}

@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from ftjax.fields import Field, Fields
-from ftjax.losses.divergence import divergence
+from ftjax.losses.divergence import Divergence, divergence
 from ftjax.losses.forward import START, Forward, Parameters
 from ftjax.models.dropout import dropout, split_key
+from ftjax.models.heads import is_new
 
 FISHER = "fisher:"
 
@@ -27,7 +28,7 @@ GENERAL_TEXT: Fields = {
     "penalties.source": Field("", "General text, as data.source.", required=True),
     "penalties.split": Field("train", "Split of the general text."),
     "penalties.text_field": Field("text", "Column with the general text."),
-    "penalties.limit": Field(2048, "Use the first so many general texts.", minimum=1),
+    "penalties.limit": Field(2048, "Use so many general texts, drawn at random.", minimum=1),
 }
 FIELDS: Fields = {
     "penalties.l2_sp": Field(0.0, "Strength of the pull back to the start.", minimum=0.0),
@@ -80,13 +81,20 @@ class Penalties(NamedTuple):
 NO_PENALTIES = Penalties(lambda _: {}, lambda *_: {}, lambda trainable, *_: trainable, False)
 
 
-def make_penalties(settings: Any, loss: Callable) -> Penalties:
+def make_penalties(settings: Any, loss: Callable, divergence: Divergence = divergence) -> Penalties:
     """The penalties that a config asks for.
 
     Args:
         settings: the `penalties` part of the config; a strength of 0, or none, is no penalty.
         loss: the objective's.
+        divergence: the objective's, of two networks' outputs.
     """
+
+    def agreement_with_base(forward):
+        return kl_to_base(forward, divergence)
+
+    def agreement_of_masks(forward):
+        return r_drop(forward, divergence)
 
     def replay_loss(forward):
         return replay(forward, loss)
@@ -97,8 +105,8 @@ def make_penalties(settings: Any, loss: Callable) -> Penalties:
     outputs = {
         name: (strength(name), penalty)
         for name, penalty in (
-            ("kl_to_base", kl_to_base),
-            ("r_drop", r_drop),
+            ("kl_to_base", agreement_with_base),
+            ("r_drop", agreement_of_masks),
             ("feature_distillation", feature_distillation),
             ("replay", replay_loss),
         )
@@ -140,7 +148,7 @@ def l2_sp_gradient(moving: Parameters, frozen: Parameters) -> Parameters:
     return {
         path: (value - frozen[START + path]).astype(jnp.float32)
         for path, value in moving.items()
-        if path.startswith("backbone.")
+        if not is_new(path)
     }
 
 
@@ -151,7 +159,7 @@ def ewc_gradient(moving: Parameters, frozen: Parameters) -> Parameters:
     }
 
 
-def kl_to_base(forward: Forward) -> jax.Array:
+def kl_to_base(forward: Forward, divergence: Divergence = divergence) -> jax.Array:
     """KL(base || tuned) of the predictions, summed over what the loss is summed over.
 
     The base decides where agreement counts, as in distillation (Hinton et al. 2015) and learning
@@ -161,7 +169,7 @@ def kl_to_base(forward: Forward) -> jax.Array:
     return divergence(base, forward.outputs, forward.batch["weights"])
 
 
-def r_drop(forward: Forward) -> jax.Array:
+def r_drop(forward: Forward, divergence: Divergence = divergence) -> jax.Array:
     """Two dropout masks, one answer (Liang et al. 2021, https://arxiv.org/abs/2106.14448, eq. 4).
 
     Half the symmetric KL between the outputs of two passes. The second pass's own loss is not
@@ -223,7 +231,7 @@ def mixout(
     if rate == 0.0 or key is None:
         return trainable
     mixed = dict(trainable)
-    paths = [path for path in trainable if path.startswith("backbone.")]
+    paths = [path for path in trainable if not is_new(path)]
     for path, drop_key in zip(paths, split_key(key, len(paths)), strict=True):
         start = frozen[START + path]
         mixed[path] = start + dropout(trainable[path] - start, rate, drop_key)

@@ -1,6 +1,7 @@
 """The model families that ftjax knows, by the `model_type` of their config.json."""
 
 from ftjax.models import (
+    albert,
     bart,
     bert,
     clip,
@@ -12,6 +13,7 @@ from ftjax.models import (
     gpt2,
     llama,
     modernbert,
+    mpnet,
     phi3,
     qwen,
     roberta,
@@ -24,6 +26,7 @@ from ftjax.models.family import Family
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
+        albert.FAMILY,
         bart.FAMILY,
         bart.MARIAN_FAMILY,
         bart.MBART_FAMILY,
@@ -42,6 +45,7 @@ FAMILIES: dict[str, Family] = {
         llama.FAMILY,
         llama.MISTRAL_FAMILY,
         modernbert.FAMILY,
+        mpnet.FAMILY,
         phi3.FAMILY,
         qwen.FAMILY,
         qwen.QWEN3_FAMILY,
@@ -65,10 +69,10 @@ def family_of(model_type: str) -> Family:
     Raises:
         ValueError: lists the known families and says how one is added.
     """
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(
             f"model_type {model_type!r} is not among the families ftjax has: "
             f"{', '.join(sorted(FAMILIES))}. To add one, write ftjax/models/<family>.py with a "
-            "FAMILY and list it in ftjax/models/__init__.py (README, 'Add a model family')."
+            "FAMILY and list it in ftjax/models/__init__.py (docs/extend.md)."
         )
     return FAMILIES[model_type]

@@ -6,7 +6,7 @@ sinusoidal positions and no norm of the embeddings. Reference implementation: tr
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from ftjax.models.encoder_decoder import EncoderDecoder, EncoderDecoderLM
 from ftjax.models.family import Family
 from ftjax.models.layers import (
     ACTIVATIONS,
+    Activation,
     Compute,
     Constant,
     Output,
@@ -31,6 +32,7 @@ from ftjax.models.layers import (
     require_heads_divide,
     require_positions,
 )
+from ftjax.models.schema import Bounds, Count, Layers, Rate, Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,19 +45,19 @@ class BartConfig:
         sinusoidal: whether positions are fixed sinusoids and not learned.
     """
 
-    vocab_size: int = 50265
-    max_position_embeddings: int = 1024
-    encoder_layers: int = 12
-    encoder_ffn_dim: int = 4096
-    encoder_attention_heads: int = 16
-    decoder_layers: int = 12
-    decoder_ffn_dim: int = 4096
-    decoder_attention_heads: int = 16
-    activation_function: str = "gelu"
-    d_model: int = 1024
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0
+    vocab_size: Count = 50265
+    max_position_embeddings: Count = 1024
+    encoder_layers: Layers = 12
+    encoder_ffn_dim: Width = 4096
+    encoder_attention_heads: Width = 16
+    decoder_layers: Layers = 12
+    decoder_ffn_dim: Width = 4096
+    decoder_attention_heads: Width = 16
+    activation_function: Activation = "gelu"
+    d_model: Width = 1024
+    dropout: Rate = 0.1
+    attention_dropout: Rate = 0.0
+    activation_dropout: Rate = 0.0
     scale_embedding: bool = False
     tie_word_embeddings: bool = True
 
@@ -67,7 +69,6 @@ class BartConfig:
         for side in ("encoder", "decoder"):
             field = f"{side}_attention_heads"
             require_heads_divide("d_model", self.d_model, field, getattr(self, field))
-        require("activation_function", self.activation_function, tuple(ACTIVATIONS))
 
     @classmethod
     def from_fields(cls, fields: dict) -> dict:
@@ -93,6 +94,11 @@ class BartConfig:
         return self.d_model
 
     @property
+    def longest_row(self) -> int:
+        """Most tokens of a source, and of a target."""
+        return self.max_position_embeddings
+
+    @property
     def is_shared(self) -> bool:
         """Whether encoder, decoder and head use one table of embeddings."""
         return self.tie_word_embeddings
@@ -114,8 +120,10 @@ class MBartConfig(BartConfig):
 class MarianConfig(BartConfig):
     """Marian: BART with sinusoidal positions, and perhaps a vocabulary per side."""
 
-    vocab_size: int = 58101
-    decoder_vocab_size: int | None = None
+    vocab_size: Count = 58101
+    # Sinusoids are computed, for so many positions, and no file bounds them.
+    max_position_embeddings: Annotated[int, Bounds(1, 2**16)] = 1024
+    decoder_vocab_size: Count | None = None
     share_encoder_decoder_embeddings: bool = True
 
     embedding_norm: ClassVar[bool] = False
@@ -192,7 +200,7 @@ class BartBlock(nnx.Module):
         hidden, _ = self._attend_to_self(hidden, mask, keys[:2])
         return self._feed_forward(hidden, keys[2:])
 
-    def decode(self, hidden, mask, encoder, encoder_mask, key, layer_cache=None, index=None):
+    def decode(self, hidden, mask, encoder, encoder_mask, key, layer_cache=None, index=0):
         """[batch, length, hidden] -> ([batch, length, hidden], updated layer of the cache)."""
         keys = split_key(key, 6)
         hidden, layer_cache = self._attend_to_self(hidden, mask, keys[:2], layer_cache, index)
@@ -206,7 +214,7 @@ class BartBlock(nnx.Module):
         hidden = self._after(norm, hidden, mixed, keys[3])
         return self._feed_forward(hidden, keys[4:]), layer_cache
 
-    def _attend_to_self(self, hidden, mask, keys, layer_cache=None, index=None):
+    def _attend_to_self(self, hidden, mask, keys, layer_cache=None, index=0):
         norm = self.self_attn_layer_norm
         inputs = self._before(norm, hidden)
         key, value = self.self_attn.keys_and_values(inputs)
@@ -308,7 +316,7 @@ class BartStack(nnx.Module):
         return [block.encoder_attn for block in self.layers]
 
     def _add_positions(self, hidden, total_length, first, key):
-        most = self.config.max_position_embeddings
+        most = self.config.longest_row
         require_positions(total_length, most)
         positions = jnp.arange(hidden.shape[1]) + first
         if self.config.sinusoidal:

@@ -5,6 +5,8 @@ Reference implementation: transformers' `BertModel`.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +14,28 @@ from flax import nnx
 
 from ftjax.models.attention import attention, make_attention_mask
 from ftjax.models.dropout import dropout, split_key
-from ftjax.models.encoder_heads import MaskedLM, PooledClassifier, TokenClassifier
+from ftjax.models.encoder_heads import (
+    MaskedLM,
+    PooledClassifier,
+    SpanFinder,
+    TokenClassifier,
+    head_linear,
+)
 from ftjax.models.family import Family, with_num_labels
 from ftjax.models.layers import (
     ACTIVATIONS,
+    Activation,
     Compute,
     Output,
     apply_blocks,
+    embed,
     embedding,
     layer_norm,
     linear,
-    require,
     require_heads_divide,
     require_positions,
 )
+from ftjax.models.schema import Count, Epsilon, Layers, Natural, Rate, Spread, Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,21 +45,22 @@ class BertConfig:
     `classifier_dropout` is `hidden_dropout_prob` where config.json has none or null.
     """
 
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    position_embedding_type: str = "absolute"
+    vocab_size: Count = 30522
+    hidden_size: Width = 768
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Width = 12
+    intermediate_size: Width = 3072
+    hidden_act: Activation = "gelu"
+    hidden_dropout_prob: Rate = 0.1
+    attention_probs_dropout_prob: Rate = 0.1
+    max_position_embeddings: Count = 512
+    type_vocab_size: Natural = 2
+    layer_norm_eps: Epsilon = 1e-12
+    position_embedding_type: Literal["absolute"] = "absolute"
     tie_word_embeddings: bool = True
-    classifier_dropout: float = 0.1
-    num_labels: int = 2
+    classifier_dropout: Rate = 0.1
+    num_labels: Count = 2
+    initializer_range: Spread = 0.02
 
     @staticmethod
     def from_fields(fields: dict) -> dict:
@@ -60,8 +71,6 @@ class BertConfig:
         return fields
 
     def __post_init__(self):
-        require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
-        require("position_embedding_type", self.position_embedding_type, ("absolute",))
         require_heads_divide(
             "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
         )
@@ -72,7 +81,12 @@ class BertConfig:
         return self.hidden_size
 
     @property
-    def longest_row(self) -> int:
+    def projects_embeddings(self) -> bool:
+        """Whether a layer stands between the embeddings and the encoder."""
+        return self.embedding_width != self.hidden_size
+
+    @property
+    def longest_row(self) -> int | None:
         """How many tokens the table of positions suffices for."""
         return self.max_position_embeddings
 
@@ -82,9 +96,19 @@ class BertConfig:
         return self.hidden_dropout_prob
 
     @property
+    def feed_forward_output_dropout(self) -> float:
+        """Dropout rate of the feed-forward layer's output, before the residual is added."""
+        return self.hidden_dropout_prob
+
+    @property
     def token_classifier_dropout(self) -> float:
         """Dropout rate before the token classifier."""
         return self.classifier_dropout
+
+    @property
+    def span_dropout(self) -> float:
+        """Dropout rate before the scores of an answer's ends."""
+        return 0.0
 
 
 class BertEmbeddings(nnx.Module):
@@ -128,7 +152,7 @@ class BertSelfAttention(nnx.Module):
         self.prefix = nnx.data(None)
         self.dropout_rate = config.attention_probs_dropout_prob
 
-    def __call__(self, hidden, mask, key):
+    def __call__(self, hidden, mask, bias, key):
         """[batch, length, hidden] -> [batch, length, hidden]."""
         batch, length, size = hidden.shape
         split = (batch, length, self.heads, size // self.heads)
@@ -138,6 +162,7 @@ class BertSelfAttention(nnx.Module):
             self.value(hidden).reshape(split),
             prefix=self.prefix,
             mask=mask,
+            bias=bias,
             dropout_rate=self.dropout_rate,
             dropout_key=key,
         )
@@ -189,14 +214,18 @@ class BertLayer(nnx.Module):
         self.attention = BertAttention(config, compute, rngs=rngs)
         self.intermediate = BertIntermediate(config, compute, rngs=rngs)
         self.output = BertResidualOutput(
-            config.intermediate_size, config.hidden_dropout_prob, config, compute, rngs=rngs
+            config.intermediate_size,
+            config.feed_forward_output_dropout,
+            config,
+            compute,
+            rngs=rngs,
         )
         self.activation = config.hidden_act
 
-    def __call__(self, hidden, mask, key):
-        """[batch, length, hidden] -> [batch, length, hidden]."""
+    def __call__(self, hidden, mask, bias, key):
+        """[batch, length, hidden] -> [batch, length, hidden]; the bias is added to the scores."""
         keys = split_key(key, 3)
-        mixed = self.attention.self(hidden, mask, keys[0])
+        mixed = self.attention.self(hidden, mask, bias, keys[0])
         hidden = self.attention.output(mixed, hidden, keys[1])
         wide = ACTIVATIONS[self.activation](self.intermediate.dense(hidden))
         return self.output(wide, hidden, keys[2])
@@ -210,16 +239,30 @@ class BertEncoder(nnx.Module):
             [BertLayer(config, compute, rngs=rngs) for _ in range(config.num_hidden_layers)]
         )
 
+    def blocks(self) -> Sequence[BertLayer]:
+        """The blocks in the order in which they are applied."""
+        return self.layer
+
+    def score_bias(self, length: int) -> jax.Array | None:
+        """What is added to all scores of attention, [1, heads, length, length]; nothing here."""
+        return None
+
 
 class BertPooler(nnx.Module):
     """tanh(dense(first token))."""
 
     def __init__(self, config: BertConfig, compute: Compute, *, rngs: nnx.Rngs):
-        self.dense = linear(config.hidden_size, config.hidden_size, compute, rngs=rngs)
+        self.dense = head_linear(config.hidden_size, config, compute, rngs=rngs)
 
 
 class BertModel(nnx.Module):
-    """Embeddings, blocks and, if asked for, the checkpoint's pooler."""
+    """Embeddings, blocks and, if asked for, the checkpoint's pooler.
+
+    Attributes:
+        encoder_class: what holds the blocks.
+    """
+
+    encoder_class = BertEncoder
 
     def __init__(
         self,
@@ -231,8 +274,10 @@ class BertModel(nnx.Module):
     ):
         width, size = config.embedding_width, config.hidden_size
         self.embeddings = BertEmbeddings(config, compute, rngs=rngs)
-        self.embeddings_project = linear(width, size, compute, rngs=rngs) if width != size else None
-        self.encoder = BertEncoder(config, compute, rngs=rngs)
+        self.embeddings_project = (
+            linear(width, size, compute, rngs=rngs) if config.projects_embeddings else None
+        )
+        self.encoder = self.encoder_class(config, compute, rngs=rngs)
         self.pooler = BertPooler(config, compute, rngs=rngs) if pooler else None
         self.config = config
         self.compute = compute
@@ -260,23 +305,25 @@ class BertModel(nnx.Module):
             key: random key for dropout; None for evaluation.
 
         Raises:
-            ValueError: rows longer than the table of positions.
+            ValueError: rows longer than the table of positions, or position ids beyond it.
         """
         embed_key, blocks_key = split_key(key, 2)
-        words = (
-            self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        )
+        words = embed(self.embeddings.word_embeddings, input_ids, inputs_embeds)
         if position_ids is None:
             require_positions(words.shape[1], self.config.longest_row)
             position_ids = self.positions(input_ids, words.shape[1])
+        else:
+            table = self.config.max_position_embeddings
+            require_positions(words.shape[1], table, position_ids)
         mask = make_attention_mask(attention_mask, segment_ids=segment_ids)
+        bias = self.encoder.score_bias(words.shape[1])
         hidden = self.embeddings(words, token_type_ids, position_ids, embed_key)
         if self.embeddings_project is not None:
             hidden = self.embeddings_project(hidden)
         hidden, states = apply_blocks(
-            self.encoder.layer,
+            self.encoder.blocks(),
             hidden,
-            lambda block, hidden, key: block(hidden, mask, key),
+            lambda block, hidden, key: block(hidden, mask, bias, key),
             key=blocks_key,
             compute=self.compute,
         )
@@ -297,6 +344,7 @@ FAMILY = Family(
         "masked_lm": functools.partial(MaskedLM, BertModel),
         "sequence_classification": functools.partial(PooledClassifier, BertModel),
         "token_classification": functools.partial(TokenClassifier, BertModel),
+        "question_answering": functools.partial(SpanFinder, BertModel),
     },
     prefix="bert.",
     renames=(

@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+
+from ftjax.models.layers import Network
 
 LayerCache = dict[str, jax.Array]
 
@@ -29,7 +30,9 @@ def empty_cache(
     }
 
 
-def append(layer: LayerCache, key: jax.Array, value: jax.Array, index: jax.Array) -> LayerCache:
+def append(
+    layer: LayerCache, key: jax.Array, value: jax.Array, index: jax.Array | int
+) -> LayerCache:
     """The layer with new keys and values written from slot `index` on.
 
     Args:
@@ -48,9 +51,9 @@ def append(layer: LayerCache, key: jax.Array, value: jax.Array, index: jax.Array
 
 
 def apply_cached_blocks(
-    blocks: Sequence[nnx.Module],
+    blocks: Sequence[Network],
     hidden: jax.Array,
-    call: Callable[[nnx.Module, jax.Array, LayerCache], tuple[jax.Array, LayerCache]],
+    call: Callable[[Network, jax.Array, LayerCache], tuple[jax.Array, LayerCache]],
     cache: dict,
 ) -> tuple[jax.Array, tuple[jax.Array, ...], dict]:
     """Runs `hidden, layer = call(block, hidden, layer)` over all blocks, without dropout.
@@ -74,7 +77,7 @@ def apply_cached_blocks(
 
 
 def add_cross_attention(
-    cache: dict, attentions: Iterable[nnx.Module], encoder_hidden_states: jax.Array
+    cache: dict, attentions: Iterable[Network], encoder_hidden_states: jax.Array
 ) -> dict:
     """The cache with each layer's keys and values of the encoder's output, computed once.
 
@@ -91,7 +94,7 @@ def add_cross_attention(
 
 
 def cross_keys_and_values(
-    layer: LayerCache | None, attention: nnx.Module, encoder_hidden_states: jax.Array
+    layer: LayerCache | None, attention: Network, encoder_hidden_states: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Keys and values of the encoder's output, from the cache where they are in it."""
     if layer is not None and "cross_key" in layer:

@@ -6,6 +6,7 @@ Reference implementations: transformers' `CLIPModel`, `CLIPTextModel`, `CLIPVisi
 
 import dataclasses
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +24,17 @@ from ftjax.models.image_text import (
 )
 from ftjax.models.layers import (
     ACTIVATIONS,
+    Activation,
     Compute,
     Output,
     apply_blocks,
     embedding,
     layer_norm,
     linear,
-    require,
     require_heads_divide,
     require_positions,
 )
+from ftjax.models.schema import Bounds, Count, Epsilon, Layers, Rate, Token, Width
 from ftjax.models.vision import (
     Size,
     patch_grid,
@@ -44,53 +46,49 @@ from ftjax.models.vision import (
 
 @dataclasses.dataclass(frozen=True)
 class ClipTextConfig:
-    """The fields of a text tower's config.json, with transformers' defaults."""
+    """The fields of a text tower's config.json, with transformers' defaults.
 
-    vocab_size: int = 49408
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    projection_dim: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 77
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    attention_dropout: float = 0.0
-    eos_token_id: int = 49407
+    `eos_token_id` is one number: the text is pooled at its place.
+    """
+
+    vocab_size: Count = 49408
+    hidden_size: Width = 512
+    intermediate_size: Width = 2048
+    projection_dim: Width = 512
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Width = 8
+    max_position_embeddings: Count = 77
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
+    attention_dropout: Rate = 0.0
+    eos_token_id: Token = 49407
 
     def __post_init__(self):
         require_heads_divide(
             "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
         )
-        require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
-        if not isinstance(self.eos_token_id, int):
-            raise ValueError(
-                f"config.json: eos_token_id = {self.eos_token_id!r} must be one number: the text "
-                "is pooled at its place."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipVisionConfig:
     """The fields of an image tower's config.json, with transformers' defaults."""
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    projection_dim: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_channels: int = 3
+    hidden_size: Width = 768
+    intermediate_size: Width = 3072
+    projection_dim: Width = 512
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Width = 12
+    num_channels: Width = 3
     image_size: Size = 224
     patch_size: Size = 32
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    attention_dropout: float = 0.0
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
+    attention_dropout: Rate = 0.0
 
     def __post_init__(self):
         require_heads_divide(
             "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
         )
-        require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,21 +97,17 @@ class ClipConfig:
 
     text_config: ClipTextConfig = ClipTextConfig()
     vision_config: ClipVisionConfig = ClipVisionConfig()
-    projection_dim: int = 512
-    logit_scale_init_value: float = 2.6592
-    num_labels: int = 2
+    projection_dim: Width = 512
+    logit_scale_init_value: Annotated[float, Bounds(-100, 100)] = 2.6592
+    num_labels: Count = 2
 
     @staticmethod
     def from_fields(fields: dict) -> dict:
-        """Parses the towers' configs, which transformers 4 once wrote as `text_config_dict`.
-
-        Raises:
-            ValueError: as for `Family.parse_config`.
-        """
+        """Finds the towers' configs, which transformers 4 once wrote as `text_config_dict`."""
         fields = with_num_labels(fields)
-        for name, family in (("text_config", TEXT_FAMILY), ("vision_config", VISION_FAMILY)):
+        for name in ("text_config", "vision_config"):
             older = fields.pop(f"{name}_dict", None)
-            fields[name] = family.parse_config((fields.get(name) or {}) if older is None else older)
+            fields[name] = fields.get(name) if older is None else older
         return fields
 
 
@@ -209,12 +203,12 @@ class ClipTextEmbeddings(nnx.Module):
         """Int [batch, length], or embeddings in its place -> [batch, length, hidden].
 
         Raises:
-            ValueError: for a text longer than the positions.
+            ValueError: for a text longer than the positions, or position ids beyond them.
         """
         hidden = self.token_embedding(input_ids) if inputs_embeds is None else inputs_embeds
         length, most = hidden.shape[1], self.position_embedding.num_embeddings
+        require_positions(length, most, position_ids)
         if position_ids is None:
-            require_positions(length, most)
             position_ids = jnp.arange(length)[None]
         return hidden + self.position_embedding(position_ids)
 
@@ -421,4 +415,5 @@ FAMILY = Family(
     ),
     buffers=(r"(text|vision)_model\.embeddings\.position_ids",),
     ignored_fields=frozenset(["tie_word_embeddings"]),
+    parts={"text_config": TEXT_FAMILY, "vision_config": VISION_FAMILY},
 )

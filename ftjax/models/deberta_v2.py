@@ -6,6 +6,7 @@ a distance makes of a token (p2c). Reference implementation: transformers' `Debe
 
 import dataclasses
 import functools
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +16,24 @@ from flax import nnx
 from ftjax.models.attention import attention, make_attention_mask
 from ftjax.models.bert import BertConfig, BertIntermediate, BertResidualOutput
 from ftjax.models.dropout import dropout, split_key
-from ftjax.models.encoder_heads import MaskedLMHead, SequenceClassifier, TokenClassifier
+from ftjax.models.encoder_heads import MaskedLMHead, SequenceClassifier, SpanFinder, TokenClassifier
 from ftjax.models.family import Family, with_num_labels
 from ftjax.models.layers import (
     ACTIVATIONS,
+    Activation,
     Compute,
+    Network,
     Output,
     apply_blocks,
+    embed,
     embedding,
     layer_norm,
     linear,
     require,
+    require_heads_divide,
     require_positions,
 )
+from ftjax.models.schema import Bounds, Count, Epsilon, Layers, Natural, Rate, Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,28 +43,28 @@ class DebertaV2Config(BertConfig):
     `classifier_dropout` is config.json's `cls_dropout`.
     """
 
-    vocab_size: int = 128100
-    hidden_size: int = 1536
-    num_hidden_layers: int = 24
-    num_attention_heads: int = 24
-    intermediate_size: int = 6144
-    type_vocab_size: int = 0
-    layer_norm_eps: float = 1e-7
-    embedding_size: int | None = None
+    vocab_size: Count = 128100
+    hidden_size: Width = 1536
+    num_hidden_layers: Layers = 24
+    num_attention_heads: Width = 24
+    intermediate_size: Width = 6144
+    type_vocab_size: Natural = 0
+    layer_norm_eps: Epsilon = 1e-7
+    embedding_size: Width | None = None
     relative_attention: bool = False
-    max_relative_positions: int = -1
-    position_buckets: int = -1
+    max_relative_positions: Annotated[int, Bounds(-1, 2**20)] = -1
+    position_buckets: Annotated[int, Bounds(-1, 2**20)] = -1
     position_biased_input: bool = True
-    pos_att_type: tuple[str, ...] = ()
+    pos_att_type: tuple[Literal["c2p", "p2c"], ...] = ()
     share_att_key: bool = False
     norm_rel_ebd: str = "none"
-    conv_kernel_size: int = 0
-    conv_groups: int = 1
-    conv_act: str = "tanh"
-    pooler_dropout: float = 0.0
-    pooler_hidden_act: str = "gelu"
-    pooler_hidden_size: int | None = None
-    attention_head_size: int | None = None
+    conv_kernel_size: Annotated[int, Bounds(0, 99)] = 0
+    conv_groups: Width = 1
+    conv_act: Activation = "tanh"
+    pooler_dropout: Rate = 0.0
+    pooler_hidden_act: Activation = "gelu"
+    pooler_hidden_size: Width | None = None
+    attention_head_size: Width | None = None
     legacy: bool = True
 
     @staticmethod
@@ -74,17 +80,13 @@ class DebertaV2Config(BertConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require("conv_act", self.conv_act, tuple(ACTIVATIONS))
-        require("pooler_hidden_act", self.pooler_hidden_act, tuple(ACTIVATIONS))
         require("pooler_hidden_size", self.pooler_hidden_size, (None, self.hidden_size))
         head_size = self.hidden_size // self.num_attention_heads
         require("attention_head_size", self.attention_head_size, (None, head_size))
-        for kind in self.pos_att_type:
-            require("pos_att_type", kind, ("c2p", "p2c"))
+        require_heads_divide("hidden_size", self.hidden_size, "conv_groups", self.conv_groups)
         if self.conv_kernel_size > 0 and self.conv_kernel_size % 2 == 0:
             raise ValueError(
-                f"config.json: conv_kernel_size = {self.conv_kernel_size} would shorten the row; "
-                "it must be odd, or 0 for none."
+                f"config.json: conv_kernel_size = {self.conv_kernel_size} must be odd, or 0."
             )
         if not self.legacy and self.embedding_width != self.hidden_size:
             raise ValueError(
@@ -100,6 +102,11 @@ class DebertaV2Config(BertConfig):
     def embedding_width(self) -> int:
         """Features of the embedding tables."""
         return self.embedding_size or self.hidden_size
+
+    @property
+    def longest_row(self) -> int | None:
+        """How many tokens the table of positions suffices for; None where there is none."""
+        return self.max_position_embeddings if self.position_biased_input else None
 
     @property
     def token_classifier_dropout(self) -> float:
@@ -195,8 +202,8 @@ class DisentangledSelfAttention(nnx.Module):
         self.query_proj = projection()
         self.key_proj = projection()
         self.value_proj = projection()
-        self.pos_key_proj = projection() if own and "c2p" in kinds else None
-        self.pos_query_proj = projection() if own and "p2c" in kinds else None
+        self.pos_key_proj: Network = projection() if own and "c2p" in kinds else None
+        self.pos_query_proj: Network = projection() if own and "p2c" in kinds else None
         heads = config.num_attention_heads
         self.key_shape = (heads, config.hidden_size // heads)
         self.prefix = nnx.data(None)
@@ -230,14 +237,14 @@ class DisentangledSelfAttention(nnx.Module):
 
     def _relative_scores(self, queries, contents, relative, index):
         """[batch, heads, length, length]: c2p + p2c, before scaling."""
-        heads, shared = queries.shape[2:], self.config.share_att_key
+        heads = queries.shape[2:]
         scores = 0.0
         if "c2p" in self.config.pos_att_type:
-            places = (self.key_proj if shared else self.pos_key_proj)(relative)
+            places = (self.pos_key_proj or self.key_proj)(relative)
             products = jnp.einsum("bqhd,rhd->bhqr", queries, places.reshape(-1, *heads))
             scores += jnp.take_along_axis(products, index[None, None], axis=-1)
         if "p2c" in self.config.pos_att_type:
-            places = (self.query_proj if shared else self.pos_query_proj)(relative)
+            places = (self.pos_query_proj or self.query_proj)(relative)
             products = jnp.einsum("bkhd,rhd->bhkr", contents, places.reshape(-1, *heads))
             gathered = jnp.take_along_axis(products, index.T[None, None], axis=-1)
             scores += jnp.swapaxes(gathered, -1, -2)
@@ -377,16 +384,13 @@ class DebertaV2Model(nnx.Module):
         """
         if segment_ids is not None and self.encoder.conv is not None:
             raise ValueError(
-                "This DeBERTa-v2 has a convolution, which would mix packed texts; turn packing off."
+                "This DeBERTa-v2 has a convolution, which would mix texts of a row; choose another."
             )
         keys = split_key(key, 4)
-        words = inputs_embeds
-        if words is None:
-            words = self.embeddings.word_embeddings(input_ids)
+        words = embed(self.embeddings.word_embeddings, input_ids, inputs_embeds)
         length = words.shape[1]
+        require_positions(length, self.config.longest_row, position_ids)
         if position_ids is None:
-            if self.config.position_biased_input:
-                require_positions(length, self.config.longest_row)
             position_ids = jnp.arange(length)[None]
         mask = make_attention_mask(attention_mask, segment_ids=segment_ids)
         relative = self.encoder.relative()
@@ -430,9 +434,12 @@ class DebertaV2MaskedLM(nnx.Module):
     def __call__(self, *arguments, **keywords) -> Output:
         """As the backbone, with `logits` [batch, length, vocabulary]."""
         output = self.backbone(*arguments, **keywords)
+        return output._replace(logits=self.logits(output.last_hidden_state))
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Scores of all words [..., vocabulary] at hidden states [..., hidden]."""
         head = self.head if self.config.legacy else self.lm_head
-        words = self.backbone.embeddings.word_embeddings
-        return output._replace(logits=head(output.last_hidden_state, words))
+        return head(hidden, self.backbone.embeddings.word_embeddings)
 
 
 def _sequence_classifier(
@@ -459,6 +466,7 @@ FAMILY = Family(
         "masked_lm": DebertaV2MaskedLM,
         "sequence_classification": _sequence_classifier,
         "token_classification": functools.partial(TokenClassifier, DebertaV2Model),
+        "question_answering": functools.partial(SpanFinder, DebertaV2Model),
     },
     prefix="deberta.",
     renames=(

@@ -4,10 +4,11 @@ A family's file puts a block together from the parts here (and its own, where it
 in its config which window, rotary embedding and scale each layer has.
 """
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,43 +22,46 @@ from ftjax.models.dropout import dropout, split_key
 from ftjax.models.family import Family, with_num_labels
 from ftjax.models.layers import (
     ACTIVATIONS,
+    Activation,
     Compute,
+    Network,
     Output,
+    embed,
     embedding,
     linear,
     require,
     rms_norm,
 )
 from ftjax.models.rotary import Rotary, pop_rotary, rotate
+from ftjax.models.schema import DERIVED, Count, Epsilon, Layers, Rate, Spread, Token, Width
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
     """The fields of config.json that all llama-like families have; defaults are Llama's.
 
-    `num_labels` and `pad_token_id` matter to the classifier only.
+    `num_labels`, `pad_token_id` and `initializer_range` matter to the classifier only.
     """
 
-    vocab_size: int = 32000
-    hidden_size: int = 4096
-    intermediate_size: int = 11008
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    hidden_act: str = "silu"
-    max_position_embeddings: int = 2048
-    rms_norm_eps: float = 1e-6
-    attention_dropout: float = 0.0
+    vocab_size: Count = 32000
+    hidden_size: Width = 4096
+    intermediate_size: Width = 11008
+    num_hidden_layers: Layers = 32
+    num_attention_heads: Width = 32
+    num_key_value_heads: Width = DERIVED
+    head_dim: Width = DERIVED
+    hidden_act: Activation = "silu"
+    max_position_embeddings: Count = 2048
+    rms_norm_eps: Epsilon = 1e-6
+    attention_dropout: Rate = 0.0
     tie_word_embeddings: bool = False
     rope_parameters: Rotary = dataclasses.field(default_factory=Rotary)
-    pad_token_id: int | None = None
-    num_labels: int = 2
+    pad_token_id: Token | None = None
+    num_labels: Count = 2
+    initializer_range: Spread = 0.02
 
     def __post_init__(self):
         heads = self.num_attention_heads
-        if self.attention_dropout is None:
-            object.__setattr__(self, "attention_dropout", 0.0)
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", heads)
         if self.head_dim is None:
@@ -72,9 +76,8 @@ class DecoderConfig:
                 f"config.json: num_attention_heads = {heads} is no multiple of "
                 f"num_key_value_heads = {self.num_key_value_heads}."
             )
-        require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
-        for layer in range(self.num_hidden_layers):
-            self.rotary(layer).check(self.head_dim)
+        for rotary in {self.rotary(layer) for layer in range(self.num_hidden_layers)}:
+            rotary.check(self.head_dim)
 
     @classmethod
     def from_fields(cls, fields: dict) -> dict:
@@ -85,7 +88,12 @@ class DecoderConfig:
         """
         rotary = pop_rotary(fields, max_position_embeddings=cls.max_position_embeddings)
         require("partial_rotary_factor", rotary.partial_rotary_factor, (1.0,))
-        return with_num_labels(fields | {"rope_parameters": rotary})
+        return decoder_fields(fields | {"rope_parameters": rotary})
+
+    @property
+    def longest_row(self) -> int | None:
+        """Most tokens of a row; None where there is no limit."""
+        return self.rope_parameters.longest_row
 
     def window(self, layer: int) -> int | None:
         """How many tokens back a layer sees, the present one included; None for all."""
@@ -121,19 +129,26 @@ class DecoderConfig:
         return None
 
 
+def decoder_fields(fields: dict) -> dict:
+    """Derives `num_labels`; a dropout rate of null, as some files have it, is none."""
+    if fields.get("attention_dropout", 0.0) is None:
+        fields = fields | {"attention_dropout": 0.0}
+    return with_num_labels(fields)
+
+
+LayerType = Literal["full_attention", "sliding_attention"]
+
+
 @dataclasses.dataclass(frozen=True)
-class LayerTypesConfig(DecoderConfig):
+class LayerTypesConfig(DecoderConfig, abc.ABC):
     """A config that says of each layer whether its attention is full or in a sliding window."""
 
-    sliding_window: int | None = 4096
-    layer_types: tuple[str, ...] | None = None
+    sliding_window: Count | None = 4096
+    layer_types: tuple[LayerType, ...] = DERIVED
 
     def __post_init__(self):
         if self.layer_types is None:
             object.__setattr__(self, "layer_types", self.default_layer_types())
-        super().__post_init__()
-        for layer_type in self.layer_types:
-            require("layer_types", layer_type, ("full_attention", "sliding_attention"))
         if len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
                 f"config.json: layer_types has {len(self.layer_types)} entries for "
@@ -143,10 +158,11 @@ class LayerTypesConfig(DecoderConfig):
             raise ValueError(
                 "config.json: layer_types has sliding_attention, but sliding_window is null."
             )
+        super().__post_init__()
 
+    @abc.abstractmethod
     def default_layer_types(self) -> tuple[str, ...]:
         """The types of the layers where config.json does not list them."""
-        raise NotImplementedError
 
     def window(self, layer: int) -> int | None:
         """How many tokens back a layer sees, the present one included; None for all."""
@@ -212,7 +228,7 @@ class SelfAttention(nnx.Module):
         tables = context.rotaries[self.rotary]
         query, keys = rotate(query, tables), rotate(keys, tables)
         if cache is not None:
-            cache = append(cache, keys, values, context.index)
+            cache = append(cache, keys, values, context.start)
             keys, values = cache["key"], cache["value"]
         mixed = attention(
             query,
@@ -253,8 +269,8 @@ class DecoderLayer(nnx.Module):
         self,
         config: DecoderConfig,
         compute: Compute,
-        self_attn: nnx.Module,
-        mlp: nnx.Module,
+        self_attn: Network,
+        mlp: Network,
         *,
         rngs: nnx.Rngs,
         norm: Callable = rms_norm,
@@ -289,7 +305,7 @@ class Decoder(nnx.Module):
         config: DecoderConfig,
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         *,
-        layer: Callable[..., nnx.Module],
+        layer: Callable[..., Network],
         rngs: nnx.Rngs,
         norm: Callable = rms_norm,
     ):
@@ -305,6 +321,10 @@ class Decoder(nnx.Module):
     def token_embedding(self) -> nnx.Embed:
         """The table [vocabulary, hidden] that a tied head shares."""
         return self.embed_tokens
+
+    def _scaled_embeddings(self, input_ids: jax.Array) -> jax.Array:
+        hidden = self.embed_tokens(input_ids)
+        return hidden * jnp.asarray(self.config.embedding_scale, hidden.dtype)
 
     def __call__(
         self,
@@ -335,10 +355,7 @@ class Decoder(nnx.Module):
         """
         config = self.config
         embed_key, blocks_key = split_key(key, 2)
-        hidden = inputs_embeds
-        if hidden is None:
-            hidden = self.embed_tokens(input_ids)
-            hidden = hidden * jnp.asarray(config.embedding_scale, hidden.dtype)
+        hidden = embed(self._scaled_embeddings, input_ids, inputs_embeds)
         hidden = dropout(hidden, config.embedding_dropout, embed_key)
         length = hidden.shape[1]
         if position_ids is None:
@@ -357,7 +374,7 @@ class Decoder(nnx.Module):
                 rotary: rotary.tables(config.head_dim, position_ids)
                 for rotary in {config.rotary(layer) for layer in layers}
             },
-            index=None if cache is None else cache["index"],
+            start=0 if cache is None else cache["index"],
         )
         return run_decoder(
             self.layers, self.norm, hidden, context, cache, key=blocks_key, compute=self.compute
@@ -379,7 +396,7 @@ class Decoder(nnx.Module):
 def llama_like_family(
     model_type: str,
     config: type[DecoderConfig],
-    layer: Callable[..., nnx.Module],
+    layer: Callable[..., Network],
     *,
     norm: Callable = rms_norm,
     ignored_fields: Iterable[str] = (),

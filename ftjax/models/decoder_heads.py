@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.models.heads import last_token
-from ftjax.models.layers import Compute, Output, linear
+from ftjax.models.layers import Compute, Network, Output, linear, published_init
 
 
 class CausalLM(nnx.Module):
@@ -26,7 +26,7 @@ class CausalLM(nnx.Module):
         config: Any,
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         *,
-        backbone: Callable[..., nnx.Module],
+        backbone: Callable[..., Network],
         rngs: nnx.Rngs,
     ):
         self.backbone = backbone(config, compute, rngs=rngs)
@@ -63,11 +63,18 @@ class SequenceClassifier(nnx.Module):
         config: Any,
         compute: Compute = Compute(),  # noqa: B008 (frozen)
         *,
-        backbone: Callable[..., nnx.Module],
+        backbone: Callable[..., Network],
         rngs: nnx.Rngs,
     ):
         self.backbone = backbone(config, compute, rngs=rngs)
-        self.score = linear(config.hidden_size, config.num_labels, compute, rngs=rngs, bias=False)
+        self.score = linear(
+            config.hidden_size,
+            config.num_labels,
+            compute,
+            rngs=rngs,
+            bias=False,
+            kernel_init=published_init(config),
+        )
         self.config = config
         self.compute = compute
 
@@ -83,16 +90,25 @@ class SequenceClassifier(nnx.Module):
         id (or with `inputs_embeds`), the rightmost one that `attention_mask` keeps.
         """
         output = self.backbone(input_ids, attention_mask, **kwargs)
-        hidden = output.last_hidden_state
-        real = attention_mask
+        return output._replace(logits=self.classify(self.pool(output, input_ids, attention_mask)))
+
+    def pool(
+        self, output: Output, input_ids: jax.Array | None, attention_mask: jax.Array | None
+    ) -> jax.Array:
+        """What the head sees of the backbone's output: each row's last token, [batch, hidden]."""
+        hidden, real = output.last_hidden_state, attention_mask
         if self.config.pad_token_id is not None and input_ids is not None:
             real = input_ids != self.config.pad_token_id
         if real is None:
             real = jnp.ones(hidden.shape[:2], bool)
-        return output._replace(logits=self.score(last_token(hidden, real)))
+        return last_token(hidden, real)
+
+    def classify(self, features: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """[batch, hidden] -> [batch, classes]; without dropout, as published."""
+        return self.score(features)
 
 
-def decoder_networks(backbone: Callable[..., nnx.Module]) -> dict[str, Callable]:
+def decoder_networks(backbone: Callable[..., Network]) -> dict[str, Callable]:
     """The networks of a decoder family by their purpose (`Family.networks`)."""
     return {
         "backbone": backbone,

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from ftjax.models.attention import make_attention_mask
 from ftjax.models.cache import apply_cached_blocks
-from ftjax.models.layers import Compute, Output, apply_blocks
+from ftjax.models.layers import Compute, Network, Output, apply_blocks
 from ftjax.models.rotary import Rotary
 
 
@@ -17,14 +16,14 @@ class Context(NamedTuple):
     """What all blocks of one call share.
 
     Attributes:
-        masks: window -> bool [batch or 1, 1, query length, key length].
+        masks: window -> bool [batch or 1, 1, query length, key length], None where all is seen.
         rotaries: rotary embedding -> its tables.
-        index: slot of the cache where this call's tokens begin, None without a cache.
+        start: slot of the cache where this call's tokens begin, 0 without a cache.
     """
 
-    masks: Mapping[int | None, jax.Array]
+    masks: Mapping[int | None, jax.Array | None]
     rotaries: Mapping[Rotary, tuple[jax.Array, jax.Array]]
-    index: jax.Array | None
+    start: jax.Array | int
 
 
 def default_positions(length: int, cache: dict | None) -> jax.Array:
@@ -40,7 +39,7 @@ def decoder_masks(
     cache: dict | None,
     *,
     causal: bool = True,
-) -> dict[int | None, jax.Array]:
+) -> dict[int | None, jax.Array | None]:
     """The attention mask of each window.
 
     Args:
@@ -77,7 +76,7 @@ def decoder_masks(
 
 
 def run_decoder(
-    blocks: Sequence[nnx.Module],
+    blocks: Sequence[Network],
     norm: Callable[[jax.Array], jax.Array],
     hidden: jax.Array,
     context: Context,

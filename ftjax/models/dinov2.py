@@ -14,15 +14,16 @@ from ftjax.models.dropout import dropout, split_key
 from ftjax.models.family import Family, with_num_labels
 from ftjax.models.layers import (
     ACTIVATIONS,
+    Activation,
     Compute,
     Constant,
     Output,
     apply_blocks,
     layer_norm,
     linear,
-    require,
     require_heads_divide,
 )
+from ftjax.models.schema import Count, Epsilon, Layers, Positive, Rate, Width
 from ftjax.models.vision import Size
 from ftjax.models.vit import ViTAttention, ViTEmbeddings, ViTEncoder
 
@@ -35,23 +36,23 @@ class Dinov2Config:
     `layerscale_value` is where layer scales begin in a network that is not loaded.
     """
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    mlp_ratio: float = 4
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.0
-    attention_probs_dropout_prob: float = 0.0
-    layer_norm_eps: float = 1e-6
+    hidden_size: Width = 768
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Width = 12
+    mlp_ratio: Positive = 4
+    hidden_act: Activation = "gelu"
+    hidden_dropout_prob: Rate = 0.0
+    attention_probs_dropout_prob: Rate = 0.0
+    layer_norm_eps: Epsilon = 1e-6
     image_size: Size = 224
     patch_size: Size = 14
-    num_channels: int = 3
+    num_channels: Width = 3
     qkv_bias: bool = True
-    layerscale_value: float = 1.0
-    drop_path_rate: float = 0.0
+    layerscale_value: Positive = 1.0
+    drop_path_rate: Rate = 0.0
     use_swiglu_ffn: bool = False
     use_mask_token: bool = True
-    num_labels: int = 2
+    num_labels: Count = 2
 
     extra_tokens: ClassVar[int] = 1
 
@@ -59,7 +60,6 @@ class Dinov2Config:
         require_heads_divide(
             "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
         )
-        require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
 
     from_fields = staticmethod(with_num_labels)
 

@@ -7,8 +7,9 @@ import dataclasses
 import functools
 
 from ftjax.models.bert import BertConfig, BertModel
-from ftjax.models.encoder_heads import MaskedLM, SequenceClassifier, TokenClassifier
+from ftjax.models.encoder_heads import MaskedLM, SequenceClassifier, SpanFinder, TokenClassifier
 from ftjax.models.family import Family, with_num_labels
+from ftjax.models.schema import Layers, Natural, Rate
 
 BERT_FIELDS = {
     "dim": "hidden_size",
@@ -20,20 +21,23 @@ BERT_FIELDS = {
     "attention_dropout": "attention_probs_dropout_prob",
     "seq_classif_dropout": "classifier_dropout",
 }
+FIXED_FIELDS = ("layer_norm_eps", "type_vocab_size")
 
 
 @dataclasses.dataclass(frozen=True)
 class DistilBertConfig(BertConfig):
     """DistilBERT's fields under BERT's names, with transformers' defaults."""
 
-    num_hidden_layers: int = 6
-    type_vocab_size: int = 0
-    classifier_dropout: float = 0.2
+    num_hidden_layers: Layers = 6
+    type_vocab_size: Natural = 0
+    classifier_dropout: Rate = 0.2
+    qa_dropout: Rate = 0.1
 
     @staticmethod
     def from_fields(fields: dict) -> dict:
-        """Renames DistilBERT's fields to BERT's."""
-        return with_num_labels({BERT_FIELDS.get(name, name): fields[name] for name in fields})
+        """Renames DistilBERT's fields to BERT's, but for those that the reference does not read."""
+        kept = [name for name in fields if name not in FIXED_FIELDS]
+        return with_num_labels({BERT_FIELDS.get(name, name): fields[name] for name in kept})
 
     @property
     def attention_output_dropout(self) -> float:
@@ -44,6 +48,11 @@ class DistilBertConfig(BertConfig):
     def token_classifier_dropout(self) -> float:
         """Not that of the sequence classifier."""
         return self.hidden_dropout_prob
+
+    @property
+    def span_dropout(self) -> float:
+        """Dropout rate before the scores of an answer's ends."""
+        return self.qa_dropout
 
 
 FAMILY = Family(
@@ -56,6 +65,7 @@ FAMILY = Family(
             SequenceClassifier, BertModel, activation="relu", first_dropout=0.0
         ),
         "token_classification": functools.partial(TokenClassifier, BertModel),
+        "question_answering": functools.partial(SpanFinder, BertModel),
     },
     prefix="distilbert.",
     renames=(
@@ -82,5 +92,5 @@ FAMILY = Family(
     buffers=(r"embeddings\.position_ids",),
     tied={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
     # The published table of positions holds the sinusoids where there are any.
-    ignored_fields=frozenset(["qa_dropout", "sinusoidal_pos_embds"]),
+    ignored_fields=frozenset(["sinusoidal_pos_embds"]),
 )

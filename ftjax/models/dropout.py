@@ -1,5 +1,7 @@
 """Dropout whose mask costs next to nothing."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -27,7 +29,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
-def split_key(key: jax.Array | None, count: int) -> list[jax.Array | None]:
+def split_key(key: jax.Array | None, count: int) -> list[Any]:
     """`count` independent keys, or as many Nones when there is no key."""
     return [None] * count if key is None else list(jax.random.split(key, count))
 

@@ -9,19 +9,20 @@ import functools
 from flax import nnx
 
 from ftjax.models.bert import BertConfig, BertModel
-from ftjax.models.encoder_heads import MaskedLM, SequenceClassifier, TokenClassifier
+from ftjax.models.encoder_heads import MaskedLM, SequenceClassifier, SpanFinder, TokenClassifier
 from ftjax.models.family import Family
 from ftjax.models.layers import ACTIVATIONS, Compute, Output, linear
+from ftjax.models.schema import Width
 
 
 @dataclasses.dataclass(frozen=True)
 class ElectraConfig(BertConfig):
     """The fields of config.json that ELECTRA's computation uses, with transformers' defaults."""
 
-    embedding_size: int = 128
-    hidden_size: int = 256
-    num_attention_heads: int = 4
-    intermediate_size: int = 1024
+    embedding_size: Width = 128
+    hidden_size: Width = 256
+    num_attention_heads: Width = 4
+    intermediate_size: Width = 1024
 
     @property
     def embedding_width(self) -> int:
@@ -74,6 +75,7 @@ FAMILY = Family(
             SequenceClassifier, BertModel, activation="gelu"
         ),
         "token_classification": functools.partial(TokenClassifier, BertModel),
+        "question_answering": functools.partial(SpanFinder, BertModel),
     },
     prefix="electra.",
     renames=(

@@ -1,5 +1,6 @@
 """What encoder-decoders share: how they are called, decoding with a cache, the head."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ from flax import nnx
 
 from ftjax.models.cache import add_cross_attention, empty_cache
 from ftjax.models.dropout import split_key
-from ftjax.models.layers import Output
+from ftjax.models.layers import Network, Output
 
 
 class EncoderDecoder(nnx.Module):
@@ -19,6 +20,11 @@ class EncoderDecoder(nnx.Module):
     `decode(hidden, attention_mask, encoder_hidden_states, encoder_attention_mask, cache, key) ->
     Output` and `cross_attentions()`, one per block.
     """
+
+    embed_source: Callable[..., jax.Array]
+    embed_target: Callable[..., jax.Array]
+    encoder: Network
+    decoder: Network
 
     def __call__(
         self,
@@ -126,6 +132,9 @@ class EncoderDecoderLM(EncoderDecoder):
     A family gives it a `backbone` and `logits(hidden)`; all calls are the backbone's, with logits.
     """
 
+    backbone: Network
+    config: Any
+    logits: Callable[[jax.Array], jax.Array]
     virtual_tokens: int = 0
 
     def encode(
@@ -144,6 +153,7 @@ class EncoderDecoderLM(EncoderDecoder):
             )
         if inputs_embeds is None:
             inputs_embeds = self.backbone.embed_source(input_ids)
+        assert inputs_embeds is not None
         virtual = prompt().astype(inputs_embeds.dtype)
         rows = jnp.broadcast_to(virtual, (len(inputs_embeds), *virtual.shape))
         hidden = jnp.concatenate([rows, inputs_embeds], axis=1)

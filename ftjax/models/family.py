@@ -10,18 +10,27 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Mapping
+from reprlib import repr
 from typing import Any
 
 import numpy as np
 
+from ftjax.models.reference import fields_read, is_default, rope_parameters_read
+from ftjax.models.rotary import Rotary
+from ftjax.models.schema import as_object, require_values
+
+MOST_NAMED = 20
+ROPE_FIELDS = frozenset(["rope_parameters", "rope_scaling"])
 # Fields of config.json that say nothing about what the network computes.
 HARMLESS_FIELDS = frozenset(
     [
         "_attn_implementation",
+        "_attn_implementation_autoset",
         "_commit_hash",
         "_name_or_path",
         "_num_labels",
         "architectures",
+        "attn_implementation",
         "auto_map",
         "bad_words_ids",
         "begin_suppress_tokens",
@@ -80,6 +89,7 @@ HARMLESS_FIELDS = frozenset(
         "typical_p",
         "unsloth_fixed",
         "unsloth_version",
+        "unk_token_id",
         "use_cache",
     ]
 )
@@ -125,6 +135,7 @@ class Family:
         zeros: regular expressions of published tensors that are zeros where a checkpoint lacks
             them.
         ignored_fields: fields of config.json that this family knows and does not need.
+        parts: field of config.json -> family of the config that stands in it.
     """
 
     model_type: str
@@ -138,41 +149,80 @@ class Family:
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     zeros: tuple[str, ...] = ()
     ignored_fields: frozenset[str] = frozenset()
+    parts: Mapping[str, "Family"] = dataclasses.field(default_factory=dict)
 
-    def parse_config(self, fields: Mapping[str, Any], *, accept: tuple[str, ...] = ()) -> Any:
+    def parse_config(
+        self,
+        fields: Mapping[str, Any],
+        *,
+        accept: tuple[str, ...] = (),
+        say: Callable[[str], None] | None = None,
+    ) -> Any:
         """config.json as this family's dataclass.
 
-        Every field that changes the computation is either used or refused.
+        Every field is used, known to be harmless, not read by transformers either, or refused; and
+        every value that is used is of its field's type and within its bounds.
 
         Args:
             fields: the content of config.json.
-            accept: further field names to ignore, for a checkpoint with notes of its own.
+            accept: names of further fields to ignore.
+            say: told in a sentence which fields were passed over.
 
         Raises:
-            ValueError: unknown fields, all of them listed, or values that are not implemented.
+            ValueError: fields that transformers reads and ftjax does not implement, all of them
+                listed, or values that are not implemented.
         """
-        rewrite = getattr(self.config, "from_fields", dict)
-        fields = rewrite(dict(fields))
+        passed_over: list[str] = []
+        config = self._parse(fields, accept, passed_over)
+        if say is not None and fields.get("auto_map"):
+            say(
+                "config.json names code of its own (auto_map), which is never run: it is read as "
+                f"transformers' {self.model_type}."
+            )
+        if say is not None and passed_over:
+            more = len(passed_over) - MOST_NAMED
+            names = ", ".join(passed_over[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+            say(
+                f"config.json: passed over what transformers does not read for {self.model_type} "
+                f"either: {names}."
+            )
+        return config
+
+    def _parse(self, fields: Mapping[str, Any], accept: tuple[str, ...], passed_over: list) -> Any:
+        given = dict(fields)
+        for name in ROPE_FIELDS & given.keys():
+            given[name] = _known_to_rope(name, given[name], accept, passed_over)
+        values = getattr(self.config, "from_fields", dict)(dict(given))
+        for name, part in self.parts.items():
+            inner = as_object(name, values.get(name))
+            values[name] = part._parse(inner, accept, passed_over)
         known = {field.name for field in dataclasses.fields(self.config)}
         ignored = HARMLESS_FIELDS | self.ignored_fields | set(accept)
-        unknown = []
-        for name, value in fields.items():
-            if name in known or name in ignored:
-                continue
-            if name not in NEUTRAL_VALUES:
-                unknown.append(f"  {name} = {value!r}{_nearest(name, known)}")
-            elif value not in NEUTRAL_VALUES[name]:
-                unknown.append(
-                    f"  {name} = {value!r} (only {NEUTRAL_VALUES[name][0]!r} works here)"
-                )
-        if unknown:
+        refused = []
+        for name in [name for name in values if name not in known | ignored]:
+            if name in NEUTRAL_VALUES:
+                if values[name] not in NEUTRAL_VALUES[name]:
+                    only = NEUTRAL_VALUES[name][0]
+                    refused.append(f"  {name} = {repr(values[name])} (only {only!r} works here)")
+            elif not self._is_read(name, values[name]):
+                passed_over.append(f"{name}{_nearest(name, known)}")
+            elif not is_default(self.model_type, name, given):
+                refused.append(f"  {name} = {repr(values[name])}{_nearest(name, known)}")
+        if refused:
             raise ValueError(
-                f"config.json of this {self.model_type} checkpoint has fields that ftjax does not "
-                "implement:\n" + "\n".join(unknown) + "\nIf a field does not change what the "
-                "network computes, name it in config.model.accept_fields."
+                f"config.json of this {self.model_type} checkpoint has fields that transformers "
+                "reads and ftjax does not implement:\n" + "\n".join(refused) + "\nIf a field does "
+                "not change what the network computes, name it in config.model.accept_fields "
+                "(--accept_fields of the scripts)."
             )
-        values = {name: _hashable(fields[name]) for name in known if name in fields}
+        values = {name: _hashable(values[name]) for name in known if name in values}
+        require_values(self.config, values)
         return self.config(**values)
+
+    def _is_read(self, name: str, value: Any) -> bool:
+        """Whether transformers would compute with a field; null says that it is not set."""
+        read = fields_read(self.model_type)
+        return value is not None and (read is None or name in read)
 
     def published_name(self, path: str, *, with_prefix: bool) -> str:
         """The checkpoint's tensor name of a parameter path such as `pooler.dense.kernel`.
@@ -213,8 +263,28 @@ class Family:
 
 
 def with_num_labels(fields: dict) -> dict:
-    """Derives `num_labels`, which transformers writes as the length of `id2label` if not 2."""
-    return {"num_labels": len(fields.get("id2label") or (0, 1))} | fields
+    """Derives `num_labels`, which transformers writes as the length of `id2label` if not 2.
+
+    Raises:
+        ValueError: `id2label` is no object.
+    """
+    labels = as_object("id2label", fields.get("id2label"))
+    return {"num_labels": len(labels) or 2} | fields
+
+
+def _known_to_rope(name: str, parameters: Any, accept: tuple[str, ...], passed_over: list) -> Any:
+    """Rope parameters without those that neither transformers nor ftjax reads."""
+    if not isinstance(parameters, Mapping):
+        return parameters
+    known = {field.name for field in dataclasses.fields(Rotary)} | rope_parameters_read()
+    kept = {}
+    for key, value in parameters.items():
+        # What holds parameters itself is a type of layer.
+        if key in known or isinstance(value, Mapping):
+            kept[key] = _known_to_rope(f"{name}.{key}", value, accept, passed_over)
+        elif key not in accept:
+            passed_over.append(f"{name}.{key}{_nearest(key, known)}")
+    return kept
 
 
 def _hashable(value: Any) -> Any:

@@ -17,29 +17,30 @@ from ftjax.models.decoder import (
     GatedMLP,
     LayerTypesConfig,
     SelfAttention,
+    decoder_fields,
     llama_like_family,
 )
 from ftjax.models.decoder_stack import Context
-from ftjax.models.family import with_num_labels
-from ftjax.models.layers import Compute, require
+from ftjax.models.layers import Activation, Compute, Network, require
 from ftjax.models.rotary import Rotary, make_rotary
+from ftjax.models.schema import Count, Layers, Positive, Token, Width, as_object
 
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig(DecoderConfig):
     """The fields of config.json that Gemma's computation uses, with transformers' defaults."""
 
-    vocab_size: int = 256000
-    hidden_size: int = 3072
-    intermediate_size: int = 24576
-    num_hidden_layers: int = 28
-    num_attention_heads: int = 16
-    num_key_value_heads: int | None = 16
-    head_dim: int | None = 256
-    hidden_act: str = "gelu_pytorch_tanh"
-    max_position_embeddings: int = 8192
+    vocab_size: Count = 256000
+    hidden_size: Width = 3072
+    intermediate_size: Width = 24576
+    num_hidden_layers: Layers = 28
+    num_attention_heads: Width = 16
+    num_key_value_heads: Width = 16
+    head_dim: Width = 256
+    hidden_act: Activation = "gelu_pytorch_tanh"
+    max_position_embeddings: Count = 8192
     tie_word_embeddings: bool = True
-    pad_token_id: int | None = 0
+    pad_token_id: Token | None = 0
     attention_bias: bool = False
 
     @classmethod
@@ -72,21 +73,21 @@ class Gemma2Config(LayerTypesConfig):
     has full attention.
     """
 
-    vocab_size: int = 256000
-    hidden_size: int = 2304
-    intermediate_size: int = 9216
-    num_hidden_layers: int = 26
-    num_attention_heads: int = 8
-    num_key_value_heads: int | None = 4
-    head_dim: int | None = 256
-    hidden_act: str = "gelu_pytorch_tanh"
-    max_position_embeddings: int = 8192
+    vocab_size: Count = 256000
+    hidden_size: Width = 2304
+    intermediate_size: Width = 9216
+    num_hidden_layers: Layers = 26
+    num_attention_heads: Width = 8
+    num_key_value_heads: Width = 4
+    head_dim: Width = 256
+    hidden_act: Activation = "gelu_pytorch_tanh"
+    max_position_embeddings: Count = 8192
     tie_word_embeddings: bool = True
-    pad_token_id: int | None = 0
+    pad_token_id: Token | None = 0
     attention_bias: bool = False
-    query_pre_attn_scalar: float = 256
-    attn_logit_softcapping: float | None = 50.0
-    final_logit_softcapping: float | None = 30.0
+    query_pre_attn_scalar: Positive = 256
+    attn_logit_softcapping: Positive | None = 50.0
+    final_logit_softcapping: Positive | None = 30.0
 
     @classmethod
     def from_fields(cls, fields: dict) -> dict:
@@ -127,12 +128,12 @@ class Gemma3TextConfig(Gemma2Config):
     others. Without `layer_types`, every `sliding_window_pattern`-th layer has full attention.
     """
 
-    vocab_size: int = 262208
-    max_position_embeddings: int = 131072
+    vocab_size: Count = 262208
+    max_position_embeddings: Count = 131072
     attn_logit_softcapping: None = None
-    final_logit_softcapping: float | None = None
+    final_logit_softcapping: Positive | None = None
     use_bidirectional_attention: bool | None = False
-    sliding_window_pattern: int = 6
+    sliding_window_pattern: Width = 6
     rope_parameters: Rotary = dataclasses.field(default_factory=lambda: Rotary(rope_theta=1e6))
     local_rope_parameters: Rotary = dataclasses.field(default_factory=Rotary)
 
@@ -149,15 +150,15 @@ class Gemma3TextConfig(Gemma2Config):
             ValueError: rope parameters that are not implemented.
         """
         fields = _with_hidden_act(fields)
-        given = dict(fields.pop("rope_parameters", None) or {})
+        given = as_object("rope_parameters", fields.pop("rope_parameters", None))
         rotaries = {
             "full_attention": {"rope_theta": fields.pop("rope_theta", 1e6)},
             "sliding_attention": {"rope_theta": fields.pop("rope_local_base_freq", 1e4)},
         }
         for name in given:
             require("rope_parameters", name, tuple(rotaries))
-            rotaries[name] |= given[name] or {}
-        rotaries["full_attention"] |= fields.pop("rope_scaling", None) or {}
+            rotaries[name] |= as_object(f"rope_parameters.{name}", given[name])
+        rotaries["full_attention"] |= as_object("rope_scaling", fields.pop("rope_scaling", None))
         length = fields.get("max_position_embeddings", cls.max_position_embeddings)
         full, local = (
             make_rotary(parameters, max_position_embeddings=length)
@@ -166,7 +167,7 @@ class Gemma3TextConfig(Gemma2Config):
         for rotary in (full, local):
             require("partial_rotary_factor", rotary.partial_rotary_factor, (1.0,))
         rotaries = {"rope_parameters": full, "local_rope_parameters": local}
-        return with_num_labels(fields | rotaries)
+        return decoder_fields(fields | rotaries)
 
     def default_layer_types(self) -> tuple[str, ...]:
         """Full attention in every `sliding_window_pattern`-th layer."""
@@ -223,21 +224,20 @@ class SandwichLayer(nnx.Module):
         self,
         config: Gemma2Config,
         compute: Compute,
-        self_attn: nnx.Module,
-        mlp: nnx.Module,
+        self_attn: Network,
+        mlp: Network,
         *,
         rngs: nnx.Rngs,
     ):
+        def norm() -> ZeroCenteredRMSNorm:
+            return ZeroCenteredRMSNorm(config.hidden_size, config.rms_norm_eps, compute, rngs=rngs)
+
         self.self_attn = self_attn
         self.mlp = mlp
-        for name in (
-            "input_layernorm",
-            "post_attention_layernorm",
-            "pre_feedforward_layernorm",
-            "post_feedforward_layernorm",
-        ):
-            norm = ZeroCenteredRMSNorm(config.hidden_size, config.rms_norm_eps, compute, rngs=rngs)
-            setattr(self, name, norm)
+        self.input_layernorm = norm()
+        self.post_attention_layernorm = norm()
+        self.pre_feedforward_layernorm = norm()
+        self.post_feedforward_layernorm = norm()
 
     def __call__(self, hidden, context: Context, key, cache: LayerCache | None = None):
         """[batch, length, hidden] -> ([batch, length, hidden], the cache with these tokens)."""

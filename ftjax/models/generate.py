@@ -16,15 +16,16 @@ from flax import nnx
 
 from ftjax.models.decoder_heads import CausalLM
 from ftjax.models.encoder_decoder import EncoderDecoderLM
+from ftjax.models.layers import Network
 from ftjax.models.prompt import use_prompt
-from ftjax.models.sampling import Sampling, choose_tokens
+from ftjax.models.sampling import Sampling, Written, choose_tokens
 
 # Tokens between two looks at the text, where stop strings are given.
 TOKENS_PER_LOOK = 16
 
 
 def generate(
-    network: nnx.Module,
+    network: Network,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -62,56 +63,82 @@ def generate(
         ValueError: an empty prompt, one that does not fit the network's positions together with the
             new tokens, a token outside the vocabulary, or an argument missing.
     """
+    _check_call(sampling, key, stop_strings, decode)
     if isinstance(network, CausalLM) and getattr(network, "prompt", None) is not None:
         # A copy of the modules, not of their arrays: the caller's keeps its prompt.
         network = nnx.merge(*nnx.split(network))
         use_prompt(network)
     _check(network, prompts, decoder_prompt, max_new_tokens)
-    if sampling.temperature > 0 and key is None:
-        raise ValueError("Drawing tokens (temperature above 0) needs a random key.")
-    if stop_strings and decode is None:
-        raise ValueError("stop_strings need decode, which turns tokens into text.")
     if not prompts:
         return []
-    graphdef, parameters = nnx.split(network)
-    inputs, state, first = _lay_out(network, prompts, decoder_prompt, max_new_tokens, key)
-    last = first + max_new_tokens
-    turn = _rotary_turn(network, prompts, first)
-    step = {"sampling": sampling, "stop_token_ids": tuple(stop_token_ids)}
     rows = _Rows(len(prompts), stop_token_ids, stop_strings, decode)
-    state = _prefill(graphdef, parameters, inputs, state, length=first, first=first, **step)
+    steps = _Steps(network, prompts, decoder_prompt, max_new_tokens, key)
+    step = {"sampling": sampling, "stop_token_ids": tuple(stop_token_ids)}
+    per_look = TOKENS_PER_LOOK if stop_strings else max_new_tokens
+    steps.begin(**step)
     while True:
-        length = int(state.length)
-        new = rows.read(np.asarray(state.tokens)[:, first:length])
+        new = rows.read(steps.new_tokens())
         if on_tokens is not None:
             on_tokens(new)
-        if length == last or all(rows.ended):
+        if steps.at_end or all(rows.ended):
             return rows.tokens
-        if length == turn:
-            state = _prefill(
-                graphdef, parameters, inputs, state, length=length, first=first, **step
-            )
-            continue
-        until = [last]
-        if on_tokens is not None:
-            until.append(length + 1)
-        if stop_strings:
-            until.append(length + TOKENS_PER_LOOK)
-        if turn is not None and length < turn:
-            until.append(turn)
-        state = state._replace(ended=jnp.asarray(rows.ended))
-        state = _decode(graphdef, parameters, inputs, state, min(until), first, **step)
+        steps.go_on(rows.ended, 1 if on_tokens is not None else per_look, **step)
 
 
-def max_positions(network: nnx.Module) -> int | None:
+def write(
+    network: Network,
+    input_ids: jax.Array,
+    attention_mask: jax.Array,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    stop_token_ids: Sequence[int] = (),
+    decoder_prompt: Sequence[int] = (),
+) -> jax.Array:
+    """What `generate` writes for each row, as one function to be compiled with what is around it.
+
+    The likeliest token is taken each time. Rows of rope types "dynamic" and "longrope" must not be
+    longer than in pretraining.
+
+    Args:
+        network: as of `generate`; of a decoder, a `prompt` is put to use for good.
+        input_ids: int [batch, length], prompts or sources.
+        attention_mask: [batch, length], nonzero where a token is real: the first ones of each row,
+            at least one.
+        max_new_tokens: as of `generate`.
+        sampling: as of `generate`, without temperature.
+        stop_token_ids: as of `generate`.
+        decoder_prompt: as of `generate`.
+
+    Returns:
+        int32 [batch, max_new_tokens], -1 behind the end of a row.
+    """
+    (rows, length), first = input_ids.shape, len(decoder_prompt)
+    if isinstance(network, EncoderDecoderLM):
+        inputs = _Inputs(jnp.zeros(rows, jnp.int32), None, input_ids, attention_mask)
+        begun = jnp.broadcast_to(jnp.asarray(decoder_prompt, jnp.int32), (rows, first))
+    else:
+        if getattr(network, "prompt", None) is not None:
+            use_prompt(network)
+        padding = length - jnp.sum(attention_mask != 0, axis=1, dtype=jnp.int32)
+        inputs, first = _Inputs(padding, None, None, None), length
+        begun = jax.vmap(jnp.roll)(input_ids, padding)
+    tokens = jnp.pad(begun.astype(jnp.int32), ((0, 0), (0, max_new_tokens)))
+    state = _State(tokens, jnp.int32(0), jnp.zeros(rows, bool), None)
+    step = (sampling, tuple(stop_token_ids))
+    state = _see_all(network, inputs, state, first, first, *step)
+    state = _go_on(network, inputs, state, first + max_new_tokens, first, *step)
+    new = state.tokens[:, first:]
+    ended = jnp.cumsum(jnp.isin(new, jnp.asarray(stop_token_ids, jnp.int32)), axis=1) > 0
+    return jnp.where(ended, -1, new)
+
+
+def max_positions(network: Network) -> int | None:
     """Most tokens of a row: prompt and new ones, or source and target each.
 
     None where positions are relative, or the rope type follows the length.
     """
-    rotary = getattr(network.config, "rope_parameters", None)
-    if rotary is not None and rotary.rope_type == "dynamic":
-        return None
-    most = getattr(network.config, "max_position_embeddings", None)
+    most = getattr(network.config, "longest_row", None)
     return None if most is None else most - network.virtual_tokens
 
 
@@ -147,12 +174,65 @@ class _State(NamedTuple):
     cache: dict | None
 
 
+class _Steps:
+    """A network and how far its rows have come."""
+
+    def __init__(self, network, prompts, decoder_prompt, max_new_tokens, key):
+        self._graphdef, self._parameters = nnx.split(network)
+        layout = _lay_out(network, prompts, decoder_prompt, max_new_tokens, key)
+        self._inputs, self._state, self._first = layout
+        self._last = self._first + max_new_tokens
+        self._turn = _rotary_turn(network, prompts, self._first)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether there are as many tokens as were asked for."""
+        return int(self._state.length) == self._last
+
+    def new_tokens(self) -> np.ndarray:
+        """[batch, new]; what stands after the end of a row means nothing."""
+        return np.asarray(self._state.tokens)[:, self._first : int(self._state.length)]
+
+    def begin(self, **step) -> None:
+        """Sees the prompts and adds the first token."""
+        self._see_all(self._first, step)
+
+    def go_on(self, ended: list[bool], most: int, **step) -> None:
+        """Adds tokens, at most so many."""
+        length, ahead = int(self._state.length), self._last
+        if length == self._turn:
+            self._see_all(length, step)
+            return
+        if self._turn is not None and length < self._turn:
+            ahead = self._turn
+        state = self._state._replace(ended=jnp.asarray(ended))
+        until = min(length + most, ahead, self._last)
+        work = (self._graphdef, self._parameters, self._inputs, state)
+        self._state = _decode(*work, until, self._first, **step)
+
+    def _see_all(self, length: int, step: dict) -> None:
+        work = (self._graphdef, self._parameters, self._inputs, self._state)
+        self._state = _prefill(*work, length=length, first=self._first, **step)
+
+
 @functools.partial(
     jax.jit, static_argnames=("graphdef", "length", "first", "sampling", "stop_token_ids")
 )
 def _prefill(graphdef, parameters, inputs, state, *, length, first, sampling, stop_token_ids):
-    """Sees the first `length` slots anew and adds a token."""
     network = nnx.merge(graphdef, parameters)
+    return _see_all(network, inputs, state, length, first, sampling, stop_token_ids)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("graphdef", "sampling", "stop_token_ids"), donate_argnames="state"
+)
+def _decode(graphdef, parameters, inputs, state, until, first, *, sampling, stop_token_ids):
+    network = nnx.merge(graphdef, parameters)
+    return _go_on(network, inputs, state, until, first, sampling, stop_token_ids)
+
+
+def _see_all(network, inputs, state, length, first, sampling, stop_token_ids):
+    """Sees the first `length` slots anew and adds a token."""
     batch, slots = state.tokens.shape
     encoded = ()
     if inputs.source is not None:
@@ -167,12 +247,8 @@ def _prefill(graphdef, parameters, inputs, state, *, length, first, sampling, st
     return _add_token(inputs, state, logits, first, sampling, stop_token_ids)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("graphdef", "sampling", "stop_token_ids"), donate_argnames="state"
-)
-def _decode(graphdef, parameters, inputs, state, until, first, *, sampling, stop_token_ids):
+def _go_on(network, inputs, state, until, first, sampling, stop_token_ids):
     """Adds tokens until the slot `until` or until all rows have ended."""
-    network = nnx.merge(graphdef, parameters)
 
     def goes_on(state):
         return (state.length < until) & ~jnp.all(state.ended)
@@ -206,19 +282,19 @@ def _see(network, inputs, tokens, cache):
 
 
 def _add_token(inputs, state, logits, first, sampling, stop_token_ids):
-    tokens, length = state.tokens, state.length
-    batch, slots = tokens.shape
-    seen = keys = None
-    if sampling.repetition_penalty != 1.0:
-        slot = jnp.arange(slots)[None]
-        real = (slot >= inputs.padding[:, None]) & (slot < length)
-        seen = jnp.zeros(logits.shape, bool).at[jnp.arange(batch)[:, None], tokens].max(real)
+    length, keys = state.length, None
     if inputs.keys is not None:
         keys = jax.vmap(jax.random.fold_in, (0, None))(inputs.keys, length - first)
-    token = jnp.where(state.ended, 0, choose_tokens(logits, seen, sampling, keys))
-    stops = jnp.isin(token, jnp.asarray(stop_token_ids, jnp.int32))
+    written = Written(state.tokens, inputs.padding, length)
+    stop_tokens = jnp.asarray(stop_token_ids, jnp.int32)
+    # An index beyond the vocabulary holds nothing back.
+    too_early = length - first < sampling.min_new_tokens
+    held_back = jnp.where(too_early, stop_tokens, logits.shape[-1])
+    token = choose_tokens(logits, written, sampling, keys, held_back)
+    token = jnp.where(state.ended, 0, token)
+    stops = jnp.isin(token, stop_tokens)
     return state._replace(
-        tokens=jax.lax.dynamic_update_slice(tokens, token[:, None], (0, length)),
+        tokens=jax.lax.dynamic_update_slice(state.tokens, token[:, None], (0, length)),
         length=length + 1,
         ended=state.ended | stops,
     )
@@ -307,6 +383,13 @@ class _Rows:
             return False
         text = self._decode(tokens)
         return any(stop in text for stop in self._stop_strings)
+
+
+def _check_call(sampling, key, stop_strings, decode) -> None:
+    if sampling.temperature > 0 and key is None:
+        raise ValueError("Drawing tokens (temperature above 0) needs a random key.")
+    if stop_strings and decode is None:
+        raise ValueError("stop_strings need decode, which turns tokens into text.")
 
 
 def _check(network, prompts, decoder_prompt, max_new_tokens) -> None:

@@ -18,42 +18,44 @@ from ftjax.models.dropout import dropout, split_key
 from ftjax.models.family import Family, with_num_labels
 from ftjax.models.layers import (
     ACTIVATIONS,
+    Activation,
     Compute,
     Output,
+    embed,
     embedding,
     layer_norm,
     linear,
-    require,
     require_positions,
 )
+from ftjax.models.schema import Count, Epsilon, Layers, Rate, Spread, Token, Width
 
 
 @dataclasses.dataclass(frozen=True)
 class GPT2Config:
     """The fields of config.json that GPT-2's computation uses, with transformers' defaults.
 
-    `num_labels` and `pad_token_id` matter to the classifier only.
+    `num_labels`, `pad_token_id` and `initializer_range` matter to the classifier only.
     """
 
-    vocab_size: int = 50257
-    n_positions: int = 1024
-    n_embd: int = 768
-    n_layer: int = 12
-    n_head: int = 12
-    n_inner: int | None = None
-    activation_function: str = "gelu_new"
-    resid_pdrop: float = 0.1
-    embd_pdrop: float = 0.1
-    attn_pdrop: float = 0.1
-    layer_norm_epsilon: float = 1e-5
+    vocab_size: Count = 50257
+    n_positions: Count = 1024
+    n_embd: Width = 768
+    n_layer: Layers = 12
+    n_head: Width = 12
+    n_inner: Width | None = None
+    activation_function: Activation = "gelu_new"
+    resid_pdrop: Rate = 0.1
+    embd_pdrop: Rate = 0.1
+    attn_pdrop: Rate = 0.1
+    layer_norm_epsilon: Epsilon = 1e-5
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     tie_word_embeddings: bool = True
-    pad_token_id: int | None = None
-    num_labels: int = 2
+    pad_token_id: Token | None = None
+    num_labels: Count = 2
+    initializer_range: Spread = 0.02
 
     def __post_init__(self):
-        require("activation_function", self.activation_function, tuple(ACTIVATIONS))
         if self.n_embd % self.n_head:
             raise ValueError(
                 f"config.json: n_embd = {self.n_embd} is no multiple of n_head = {self.n_head}."
@@ -69,6 +71,11 @@ class GPT2Config:
     @property
     def max_position_embeddings(self) -> int:
         """The number of positions, by the name the other families have for it."""
+        return self.n_positions
+
+    @property
+    def longest_row(self) -> int:
+        """How many tokens the table of positions suffices for."""
         return self.n_positions
 
     @property
@@ -99,7 +106,7 @@ class GPT2Attention(nnx.Module):
             part.reshape(split) for part in jnp.split(self.c_attn(hidden), 3, axis=-1)
         )
         if cache is not None:
-            cache = append(cache, keys, values, context.index)
+            cache = append(cache, keys, values, context.start)
             keys, values = cache["key"], cache["value"]
         mixed = attention(
             query,
@@ -202,11 +209,10 @@ class GPT2Model(nnx.Module):
                 where none can be used.
         """
         embed_key, blocks_key = split_key(key, 2)
-        hidden = self.wte(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = embed(self.wte, input_ids, inputs_embeds)
         length = hidden.shape[1]
         if cache is None:
-            # Packed rows bring position ids, whose values are not known while tracing.
-            require_positions(length, self.config.n_positions)
+            require_positions(length, self.config.longest_row, position_ids)
         if position_ids is None:
             position_ids = default_positions(length, cache)
         hidden = hidden + self.wpe(position_ids)
@@ -217,7 +223,7 @@ class GPT2Model(nnx.Module):
             self.h,
             self.ln_f,
             dropout(hidden, self.config.embd_pdrop, embed_key),
-            Context(masks, {}, None if cache is None else cache["index"]),
+            Context(masks, {}, 0 if cache is None else cache["index"]),
             cache,
             key=blocks_key,
             compute=self.compute,

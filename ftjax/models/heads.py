@@ -1,6 +1,7 @@
 """Networks that put a new head on a pretrained backbone."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,8 +10,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.models.dropout import dropout, split_key
-from ftjax.models.layers import linear, require_positions
+from ftjax.models.layers import Network, Output, linear, require_positions
 from ftjax.models.prompt import use_prompt
+
+# Where a published network has the head that a task trains, whatever else it tunes. BERT's pooler
+# is a part of its classifier: it is trained with it, and never without.
+PUBLISHED_HEAD = re.compile(r"backbone\.(classifier|score|qa_outputs|backbone\.pooler)\.")
+
+
+def is_new(path: str) -> bool:
+    """Whether a parameter is the task's own: a head, whether new or published."""
+    return not path.startswith("backbone.") or bool(PUBLISHED_HEAD.match(path))
 
 
 class TextClassifier(nnx.Module):
@@ -27,7 +37,7 @@ class TextClassifier(nnx.Module):
 
     def __init__(
         self,
-        backbone: nnx.Module,
+        backbone: Network,
         num_classes: int,
         *,
         pooling: str,
@@ -35,7 +45,7 @@ class TextClassifier(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.backbone = backbone
-        self.classifier = linear(
+        self.classifier: Network = linear(
             backbone.config.hidden_size, num_classes, backbone.compute, rngs=rngs
         )
         self.pooling = pooling
@@ -52,31 +62,16 @@ class TextClassifier(nnx.Module):
         Returns:
             [batch, hidden].
         """
-        names = ["input_ids", "attention_mask"]
-        if reads_token_types(self.backbone):
-            names.append("token_type_ids")
-        inputs = {name: batch[name] for name in names if name in batch}
-        virtual, prompt = 0, getattr(self.backbone, "prompt", None)
-        if prompt is not None:
-            inputs, virtual = self._with_prompt(inputs, prompt()), prompt.virtual.shape[0]
-        output = self.backbone(**inputs, key=None if self.deterministic_backbone else key)
+        key = None if self.deterministic_backbone else key
+        output = encode(self.backbone, batch, key, getattr(self.backbone, "prompt", None))
         if self.pooling == "pooler":
             return output.pooled
-        hidden = output.last_hidden_state[:, virtual:]
+        hidden = output.last_hidden_state
         if self.pooling == "first":
             return hidden[:, 0]
         if self.pooling == "last":
             return last_token(hidden, batch["attention_mask"])
         return mean_of_tokens(hidden, batch["attention_mask"])
-
-    def _with_prompt(self, inputs: dict, prompt: jax.Array) -> dict:
-        words = token_embeddings(self.backbone, inputs.pop("input_ids"))
-        rows = jnp.broadcast_to(prompt.astype(words.dtype), (len(words), *prompt.shape))
-        room = ((0, 0), (prompt.shape[0], 0))
-        inputs["attention_mask"] = jnp.pad(inputs["attention_mask"], room, constant_values=1)
-        if "token_type_ids" in inputs:
-            inputs["token_type_ids"] = jnp.pad(inputs["token_type_ids"], room)
-        return inputs | {"inputs_embeds": jnp.concatenate([rows, words], axis=1)}
 
     def __call__(
         self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None
@@ -91,6 +86,34 @@ class TextClassifier(nnx.Module):
         features = batch["features"] if "features" in batch else self.features(batch, backbone_key)
         features = dropout(features, self.dropout_rate, head_key)
         return self.classifier(features).astype(jnp.float32)
+
+
+class PublishedClassifier(nnx.Module):
+    """A family's own classifier of texts, called with a batch.
+
+    Attributes:
+        backbone: a family's "sequence_classification" network, its head included.
+        deterministic_backbone: as of `TextClassifier`.
+    """
+
+    def __init__(self, backbone: Network):
+        self.backbone = backbone
+        self.deterministic_backbone = False
+
+    def features(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """What the published head sees of each text, [batch, hidden]; as of `TextClassifier`."""
+        key = None if self.deterministic_backbone else key
+        prompt = getattr(self.backbone, "prompt", None)
+        output = encode(self.backbone.backbone, batch, key, prompt)
+        return self.backbone.pool(output, batch["input_ids"], batch["attention_mask"])
+
+    def __call__(
+        self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits float32 [batch, classes]; arguments as of `TextClassifier`."""
+        backbone_key, head_key = split_key(key, 2)
+        features = batch["features"] if "features" in batch else self.features(batch, backbone_key)
+        return self.backbone.classify(features, head_key).astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +179,7 @@ class LanguageModel(nnx.Module):
         logits_at_once: how many logits may be held.
     """
 
-    def __init__(self, backbone: nnx.Module, logits_at_once: int = 2**25):
+    def __init__(self, backbone: Network, logits_at_once: int = 2**25):
         self.backbone = backbone
         self.logits_at_once = logits_at_once
 
@@ -167,20 +190,23 @@ class LanguageModel(nnx.Module):
             batch: `input_ids`, `segment_ids` and `position_ids`, int [batch, length].
             key: random key for dropout; None for evaluation.
         """
-        positions = batch["position_ids"]
+        output = self.backbone.backbone(
+            batch["input_ids"],
+            segment_ids=batch["segment_ids"],
+            position_ids=self.behind_prompt(batch["position_ids"]),
+            key=key,
+        )
+        return output.last_hidden_state
+
+    def behind_prompt(self, positions: jax.Array) -> jax.Array:
+        """Positions [batch, length] behind a tuned prompt, if there is one, which is put to use."""
         if getattr(self.backbone, "prompt", None) is not None:
             use_prompt(self.backbone)
         if self.backbone.virtual_tokens > 0:
             positions = positions + self.backbone.virtual_tokens
-            most = self.backbone.config.max_position_embeddings
+            most = self.backbone.config.longest_row
             require_positions(positions.shape[1] + self.backbone.virtual_tokens, most)
-        output = self.backbone.backbone(
-            batch["input_ids"],
-            segment_ids=batch["segment_ids"],
-            position_ids=positions,
-            key=key,
-        )
-        return output.last_hidden_state
+        return positions
 
     def __call__(
         self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None
@@ -189,7 +215,42 @@ class LanguageModel(nnx.Module):
         return TokenOutputs(self.features(batch, key), self.backbone.logits, self.logits_at_once)
 
 
-def reads_token_types(backbone: nnx.Module) -> bool:
+def encode(
+    encoder: Network,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array | None,
+    prompt: Network | None = None,
+) -> Output:
+    """A backbone's output for a batch of texts, perhaps with virtual tokens in front.
+
+    Args:
+        encoder: called as `encoder(input_ids, attention_mask, ...) -> Output`.
+        batch: `input_ids` and `attention_mask` int [batch, length], perhaps `token_type_ids`.
+        key: random key for dropout; None for evaluation.
+        prompt: what makes the virtual tokens, [tokens, width].
+
+    Returns:
+        Its `last_hidden_state` is [batch, length, hidden], without the virtual tokens.
+    """
+    names = ["input_ids", "attention_mask"]
+    if reads_token_types(encoder):
+        names.append("token_type_ids")
+    inputs = {name: batch[name] for name in names if name in batch}
+    if prompt is None:
+        return encoder(**inputs, key=key)
+    virtual = prompt()
+    words = token_embeddings(encoder, inputs.pop("input_ids"))
+    rows = jnp.broadcast_to(virtual.astype(words.dtype), (len(words), *virtual.shape))
+    room = ((0, 0), (len(virtual), 0))
+    inputs["attention_mask"] = jnp.pad(inputs["attention_mask"], room, constant_values=1)
+    if "token_type_ids" in inputs:
+        inputs["token_type_ids"] = jnp.pad(inputs["token_type_ids"], room)
+    inputs["inputs_embeds"] = jnp.concatenate([rows, words], axis=1)
+    output = encoder(**inputs, key=key)
+    return output._replace(last_hidden_state=output.last_hidden_state[:, len(virtual) :])
+
+
+def reads_token_types(backbone: Network) -> bool:
     """Whether a network tells the second text of a pair by an embedding of its own.
 
     A table of one row tells nothing. GPT-2 has none: it would add the embeddings of words 0 and 1.
@@ -197,7 +258,7 @@ def reads_token_types(backbone: nnx.Module) -> bool:
     return getattr(backbone.config, "type_vocab_size", 0) > 1
 
 
-def token_table(backbone: nnx.Module) -> nnx.Module:
+def token_table(backbone: Network) -> Network:
     """The layer that looks up the embeddings of tokens.
 
     Raises:
@@ -210,7 +271,7 @@ def token_table(backbone: nnx.Module) -> nnx.Module:
     raise ValueError("This network has no table of token embeddings.")
 
 
-def token_embeddings(backbone: nnx.Module, input_ids: jax.Array) -> jax.Array:
+def token_embeddings(backbone: Network, input_ids: jax.Array) -> jax.Array:
     """What a network makes of tokens itself, and takes as `inputs_embeds` in their place.
 
     Args:

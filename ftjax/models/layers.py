@@ -2,14 +2,18 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from ftjax.models.dropout import split_key
+from ftjax.models.schema import OneOf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,10 @@ class Compute:
     scan_layers: bool = False
 
 
+# A network, or a part of one. nnx declares no attributes, and a family has its published ones.
+Network = Any
+
+
 class Output(NamedTuple):
     """What a backbone returns. Under jit, what is not used costs nothing.
 
@@ -48,8 +56,8 @@ class Output(NamedTuple):
 
     last_hidden_state: jax.Array
     hidden_states: tuple[jax.Array, ...] = ()
-    pooled: jax.Array | None = None
-    logits: jax.Array | None = None
+    pooled: Any = None
+    logits: Any = None
     cache: Any = None
 
 
@@ -74,6 +82,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "swish": jax.nn.silu,
     "tanh": jnp.tanh,
 }
+Activation = Annotated[str, OneOf(ACTIVATIONS)]
 
 
 def require(field: str, value: Any, allowed: Sequence) -> None:
@@ -99,17 +108,56 @@ def require_heads_divide(size_field: str, size: int, heads_field: str, heads: in
         )
 
 
-def require_positions(length: int, positions: int) -> None:
-    """Refuses a row that is longer than a table of learned positions, which would give NaN.
+def embed(
+    table: Callable[[jax.Array], jax.Array],
+    input_ids: jax.Array | None,
+    inputs_embeds: jax.Array | None,
+) -> jax.Array:
+    """The embeddings that a network reads: those given, or the table's.
+
+    Args:
+        table: int [batch, length] -> [batch, length, hidden].
+        input_ids: int [batch, length], or None.
+        inputs_embeds: [batch, length, hidden], or None.
 
     Raises:
-        ValueError: names both lengths.
+        ValueError: both are None.
     """
+    if inputs_embeds is not None:
+        return inputs_embeds
+    if input_ids is None:
+        raise ValueError("Give the network input_ids, or inputs_embeds in their place.")
+    return table(input_ids)
+
+
+def require_positions(
+    length: int, positions: int | None, position_ids: jax.Array | None = None
+) -> None:
+    """Refuses a row that has no positions for its tokens: beyond a table of them, it would be NaN.
+
+    Args:
+        length: tokens of the row.
+        positions: how many there are, None for any number.
+        position_ids: int [batch, length], if they are given; of no more use while tracing, when
+            they are not known.
+
+    Raises:
+        ValueError: names both lengths, or the position.
+    """
+    if positions is None:
+        return
     if length > positions:
         raise ValueError(
             f"A row of {length} tokens does not fit the {positions} positions of this network; "
-            "shorten the texts (config.data.buckets) or use fewer virtual tokens."
+            "shorten the texts (config.data.buckets or max_length) or use fewer virtual tokens."
         )
+    if position_ids is not None and not isinstance(position_ids, Tracer):
+        least, most = int(np.min(position_ids, initial=0)), int(np.max(position_ids, initial=0))
+        if least < 0 or most >= positions:
+            raise ValueError(
+                f"position_ids has {least if least < 0 else most}; this network has the positions "
+                f"0 to {positions - 1}."
+            )
 
 
 def matmul_2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -124,7 +172,7 @@ def matmul_2d(x: jax.Array, kernel: jax.Array) -> jax.Array:
 class Linear(nnx.Linear):
     """A linear layer whose product is taken in two dimensions (`matmul_2d`)."""
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[..., in] -> [..., out]."""
         y = matmul_2d(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
@@ -133,12 +181,20 @@ class Linear(nnx.Linear):
 class Embed(nnx.Embed):
     """A table of embeddings; the product of a head tied to it is taken in two dimensions, too."""
 
-    def attend(self, query: jax.Array) -> jax.Array:
+    def attend(self, query: jax.Array) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[..., features] -> the scores of all rows, [..., rows]."""
         return matmul_2d(query.astype(self.dtype), self.embedding[...].astype(self.dtype).T)
 
 
-def linear(inputs: int, outputs: int, compute: Compute, *, rngs: nnx.Rngs, bias: bool = True):
+def linear(
+    inputs: int,
+    outputs: int,
+    compute: Compute,
+    *,
+    rngs: nnx.Rngs,
+    bias: bool = True,
+    kernel_init: nnx.Initializer = nnx.initializers.normal(0.02),  # noqa: B008 (a pure function)
+):
     """A dense layer: kernel [inputs, outputs], normal(0, 0.02) as BERT and GPT-2 initialise."""
     return Linear(
         inputs,
@@ -146,9 +202,14 @@ def linear(inputs: int, outputs: int, compute: Compute, *, rngs: nnx.Rngs, bias:
         use_bias=bias,
         dtype=compute.dtype,
         param_dtype=compute.param_dtype,
-        kernel_init=nnx.initializers.normal(0.02),
+        kernel_init=kernel_init,
         rngs=rngs,
     )
+
+
+def published_init(config: Any) -> nnx.Initializer:
+    """How transformers initialises a kernel: normal(0, `initializer_range`), 0.02 if unsaid."""
+    return nnx.initializers.normal(config.initializer_range or 0.02)
 
 
 def embedding(rows: int, features: int, compute: Compute, *, rngs: nnx.Rngs):
@@ -196,7 +257,7 @@ class Constant(nnx.Variable):
 def apply_blocks(
     blocks: Sequence[nnx.Module],
     hidden: jax.Array,
-    call: Callable[[nnx.Module, jax.Array, jax.Array | None], jax.Array],
+    call: Callable[[Network, jax.Array, jax.Array | None], jax.Array],
     *,
     key: jax.Array | None,
     compute: Compute,
@@ -216,7 +277,7 @@ def apply_blocks(
     """
     keys = split_key(key, len(blocks))
     states = [hidden]
-    for group in _groups(blocks) if compute.scan_layers else [[i] for i in range(len(blocks))]:
+    for group in _groups(blocks) if compute.scan_layers else _repeats(blocks):
         graphdef, _ = nnx.split(blocks[group[0]])
 
         def body(state, hidden, key, graphdef=graphdef):
@@ -228,14 +289,17 @@ def apply_blocks(
             hidden = body(parameters[0], hidden, keys[group[0]])
             states.append(hidden)
             continue
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parameters)
+        # One block applied again and again, as in ALBERT, needs no copies of itself.
+        is_one = all(blocks[i] is blocks[group[0]] for i in group)
+        stacked = None if is_one else jax.tree.map(lambda *leaves: jnp.stack(leaves), *parameters)
         group_keys = None if key is None else jnp.stack([keys[i] for i in group])
 
-        def step(hidden, inputs, body=body):
-            hidden = body(inputs[0], hidden, inputs[1])
+        def step(hidden, inputs, body=body, only=parameters[0]):
+            state, key = inputs
+            hidden = body(only if state is None else state, hidden, key)
             return hidden, hidden
 
-        hidden, outputs = jax.lax.scan(step, hidden, (stacked, group_keys))
+        hidden, outputs = jax.lax.scan(step, hidden, (stacked, group_keys), length=len(group))
         states.extend(outputs)
     return hidden, tuple(states)
 
@@ -248,6 +312,16 @@ def _rematerialised(body: Callable, remat: str) -> Callable:
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }
     return jax.checkpoint(body, policy=policies[remat])
+
+
+def _repeats(blocks: Sequence[nnx.Module]) -> list[list[int]]:
+    """Runs of one block applied again and again (ALBERT).
+
+    They are always scanned: XLA compiles the gradient of a block that is unrolled so in a time that
+    grows far faster than their number, minutes for twelve.
+    """
+    runs = itertools.groupby(range(len(blocks)), key=lambda index: id(blocks[index]))
+    return [list(run) for _, run in runs]
 
 
 def _groups(blocks: Sequence[nnx.Module]) -> list[list[int]]:

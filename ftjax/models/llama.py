@@ -15,6 +15,7 @@ from ftjax.models.decoder import (
     llama_like_family,
 )
 from ftjax.models.layers import require
+from ftjax.models.schema import Count, Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +52,10 @@ def llama_layer(config: LlamaConfig, layer: int, compute, *, rngs) -> DecoderLay
 class MistralConfig(DecoderConfig):
     """The fields of config.json that Mistral's computation uses, with transformers' defaults."""
 
-    intermediate_size: int = 14336
-    num_key_value_heads: int | None = 8
-    max_position_embeddings: int = 131072
-    sliding_window: int | None = 4096
+    intermediate_size: Width = 14336
+    num_key_value_heads: Width = 8
+    max_position_embeddings: Count = 131072
+    sliding_window: Count | None = 4096
 
     def window(self, layer: int) -> int | None:
         """The same window in all layers."""

@@ -5,6 +5,8 @@ everything. Reference implementation: transformers' `ModernBertModel`.
 """
 
 import dataclasses
+import math
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +18,11 @@ from ftjax.models.family import Family, with_num_labels
 from ftjax.models.heads import mean_of_tokens
 from ftjax.models.layers import (
     ACTIVATIONS,
+    Activation,
     Compute,
     Output,
     apply_blocks,
+    embed,
     embedding,
     layer_norm,
     linear,
@@ -26,8 +30,20 @@ from ftjax.models.layers import (
     require_heads_divide,
 )
 from ftjax.models.rotary import Rotary, make_rotary, rotate
+from ftjax.models.schema import (
+    DERIVED,
+    Count,
+    Epsilon,
+    Layers,
+    Positive,
+    Rate,
+    Spread,
+    Width,
+    as_object,
+)
 
-LAYER_TYPES = ("full_attention", "sliding_attention")
+LayerType = Literal["full_attention", "sliding_attention"]
+LAYER_TYPES = get_args(LayerType)
 FULL_ROTARY = Rotary(rope_theta=160000.0, max_position_embeddings=8192)
 SLIDING_ROTARY = Rotary(rope_theta=10000.0, max_position_embeddings=8192)
 
@@ -36,69 +52,70 @@ SLIDING_ROTARY = Rotary(rope_theta=10000.0, max_position_embeddings=8192)
 class ModernBertConfig:
     """The fields of config.json that ModernBERT's computation uses, with transformers' defaults.
 
-    `local_attention` is the whole width of the window: a token sees half of it to each side.
-    `full_rotary` and `sliding_rotary` are `rope_parameters` by layer type.
+    Without `layer_types`, every `global_attn_every_n_layers`-th layer from the first has full
+    attention. `local_attention` is the whole width of the window: a token sees half of it to each
+    side. `full_rotary` and `sliding_rotary` are `rope_parameters` by layer type.
     """
 
-    vocab_size: int = 50368
-    hidden_size: int = 768
-    intermediate_size: int = 1152
-    num_hidden_layers: int = 22
-    num_attention_heads: int = 12
-    hidden_activation: str = "gelu"
-    max_position_embeddings: int = 8192
-    norm_eps: float = 1e-5
+    vocab_size: Count = 50368
+    hidden_size: Width = 768
+    intermediate_size: Width = 1152
+    num_hidden_layers: Layers = 22
+    num_attention_heads: Width = 12
+    hidden_activation: Activation = "gelu"
+    max_position_embeddings: Count = 8192
+    norm_eps: Epsilon = 1e-5
     norm_bias: bool = False
     attention_bias: bool = False
-    attention_dropout: float = 0.0
-    layer_types: tuple[str, ...] = ()
+    attention_dropout: Rate = 0.0
+    layer_types: tuple[LayerType, ...] = DERIVED
+    global_attn_every_n_layers: Width = 3
     full_rotary: Rotary = FULL_ROTARY
     sliding_rotary: Rotary = SLIDING_ROTARY
-    local_attention: int = 128
-    embedding_dropout: float = 0.0
+    local_attention: Count = 128
+    embedding_dropout: Rate = 0.0
     mlp_bias: bool = False
-    mlp_dropout: float = 0.0
+    mlp_dropout: Rate = 0.0
     decoder_bias: bool = True
-    classifier_pooling: str = "cls"
-    classifier_dropout: float = 0.0
+    classifier_pooling: Literal["cls", "mean"] = "cls"
+    classifier_dropout: Rate = 0.0
     classifier_bias: bool = False
-    classifier_activation: str = "gelu"
+    classifier_activation: Activation = "gelu"
     tie_word_embeddings: bool = True
-    num_labels: int = 2
+    num_labels: Count = 2
+    initializer_range: Spread = 0.02
+    initializer_cutoff_factor: Positive | None = 2.0
 
     @staticmethod
     def from_fields(fields: dict) -> dict:
         """Rewrites what older versions of transformers wrote about layers and rotary bases."""
         fields = with_num_labels(fields)
-        every = fields.pop("global_attn_every_n_layers", 3)
-        layers = fields.get("num_hidden_layers", 22)
-        if not fields.get("layer_types"):
-            fields["layer_types"] = [LAYER_TYPES[bool(i % every)] for i in range(layers)]
+        fields["layer_types"] = fields.get("layer_types") or None
         full = fields.pop("global_rope_theta", FULL_ROTARY.rope_theta)
         sliding = fields.pop("local_rope_theta", SLIDING_ROTARY.rope_theta)
         # None stood for the same base in both kinds of layer.
         thetas = (full, full if sliding is None else sliding)
-        parameters = fields.pop("rope_parameters", None) or {}
+        parameters = as_object("rope_parameters", fields.pop("rope_parameters", None))
         for layer_type in parameters:
             require("key of rope_parameters", layer_type, LAYER_TYPES)
-        scaling = fields.pop("rope_scaling", None) or {}
+        scaling = as_object("rope_scaling", fields.pop("rope_scaling", None))
         length = fields.get("max_position_embeddings", 8192)
         for name, layer_type, theta in zip(
             ("full_rotary", "sliding_rotary"), LAYER_TYPES, thetas, strict=True
         ):
-            values = {"rope_theta": theta} | (parameters.get(layer_type) or {}) | scaling
+            own = as_object(f"rope_parameters.{layer_type}", parameters.get(layer_type))
+            values = {"rope_theta": theta} | own | scaling
             fields[name] = make_rotary(values, max_position_embeddings=length)
         return fields
 
     def __post_init__(self):
-        require("hidden_activation", self.hidden_activation, tuple(ACTIVATIONS))
-        require("classifier_activation", self.classifier_activation, tuple(ACTIVATIONS))
-        require("classifier_pooling", self.classifier_pooling, ("cls", "mean"))
         require_heads_divide(
             "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
         )
-        for layer_type in self.layer_types:
-            require("layer_types", layer_type, LAYER_TYPES)
+        if self.layer_types is None:
+            every, layers = self.global_attn_every_n_layers, range(self.num_hidden_layers)
+            types = tuple(LAYER_TYPES[bool(layer % every)] for layer in layers)
+            object.__setattr__(self, "layer_types", types)
         if len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
                 f"config.json: layer_types has {len(self.layer_types)} entries for "
@@ -106,6 +123,11 @@ class ModernBertConfig:
             )
         for rotary in (self.full_rotary, self.sliding_rotary):
             rotary.check(self.hidden_size // self.num_attention_heads)
+
+    @property
+    def longest_row(self) -> int | None:
+        """Most tokens of a row; None where there is no limit."""
+        return self.full_rotary.longest_row
 
 
 def _norm(config: ModernBertConfig, compute: Compute, rngs: nnx.Rngs):
@@ -231,9 +253,7 @@ class ModernBertModel(nnx.Module):
         """
         config = self.config
         embed_key, blocks_key = split_key(key, 2)
-        words = inputs_embeds
-        if words is None:
-            words = self.embeddings.tok_embeddings(input_ids)
+        words = embed(self.embeddings.tok_embeddings, input_ids, inputs_embeds)
         length = words.shape[1]
         if position_ids is None:
             position_ids = jnp.arange(length)[None]
@@ -263,12 +283,26 @@ class ModernBertModel(nnx.Module):
         return Output(hidden, (*states[:-1], hidden))
 
 
+def _truncated_normal(config: ModernBertConfig, deviation: float) -> nnx.Initializer:
+    cut = config.initializer_cutoff_factor
+    cut = 3.0 if cut is None else cut
+    return nnx.initializers.truncated_normal(deviation, lower=-cut, upper=cut)
+
+
 class ModernBertPredictionHead(nnx.Module):
     """Dense, activation, norm: what comes before every published decoder or classifier."""
 
     def __init__(self, config: ModernBertConfig, compute: Compute, *, rngs: nnx.Rngs):
         size = config.hidden_size
-        self.dense = linear(size, size, compute, rngs=rngs, bias=config.classifier_bias)
+        deviation = config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
+        self.dense = linear(
+            size,
+            size,
+            compute,
+            rngs=rngs,
+            bias=config.classifier_bias,
+            kernel_init=_truncated_normal(config, deviation),
+        )
         self.norm = _norm(config, compute, rngs)
         self.activation = config.classifier_activation
 
@@ -305,13 +339,15 @@ class ModernBertMaskedLM(nnx.Module):
     def __call__(self, *arguments, **keywords) -> Output:
         """As the backbone, with `logits` [batch, length, vocabulary]."""
         output = self.backbone(*arguments, **keywords)
-        hidden = self.head(output.last_hidden_state)
+        return output._replace(logits=self.logits(output.last_hidden_state))
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Scores of all words [..., vocabulary] at hidden states [..., hidden]."""
+        hidden = self.head(hidden)
         if self.decoder is not None:
-            return output._replace(logits=self.decoder(hidden))
+            return self.decoder(hidden)
         logits = self.backbone.embeddings.tok_embeddings.attend(hidden)
-        if self.bias is not None:
-            logits = logits + self.bias[...].astype(logits.dtype)
-        return output._replace(logits=logits)
+        return logits if self.bias is None else logits + self.bias[...].astype(logits.dtype)
 
 
 class ModernBertTokenClassifier(nnx.Module):
@@ -326,7 +362,13 @@ class ModernBertTokenClassifier(nnx.Module):
     ):
         self.backbone = ModernBertModel(config, compute, rngs=rngs)
         self.head = ModernBertPredictionHead(config, compute, rngs=rngs)
-        self.classifier = linear(config.hidden_size, config.num_labels, compute, rngs=rngs)
+        self.classifier = linear(
+            config.hidden_size,
+            config.num_labels,
+            compute,
+            rngs=rngs,
+            kernel_init=_truncated_normal(config, config.hidden_size**-0.5),
+        )
         self.config = config
         self.compute = compute
 
@@ -339,6 +381,16 @@ class ModernBertTokenClassifier(nnx.Module):
         backbone_key, head_key = split_key(key, 2)
         output = self.backbone(*arguments, key=backbone_key, **keywords)
         return output._replace(logits=self.classify(output.last_hidden_state, head_key))
+
+
+def _span_finder(
+    config: ModernBertConfig,
+    compute: Compute = Compute(),  # noqa: B008 (frozen)
+    *,
+    rngs: nnx.Rngs,
+) -> ModernBertTokenClassifier:
+    """The scores of each token to be an answer's first or last: two classes, published so."""
+    return ModernBertTokenClassifier(dataclasses.replace(config, num_labels=2), compute, rngs=rngs)
 
 
 class ModernBertSequenceClassifier(ModernBertTokenClassifier):
@@ -355,12 +407,18 @@ class ModernBertSequenceClassifier(ModernBertTokenClassifier):
         """As the backbone, with `logits` [batch, labels]."""
         backbone_key, head_key = split_key(key, 2)
         output = self.backbone(input_ids, attention_mask, key=backbone_key, **keywords)
-        pooled = output.last_hidden_state[:, 0]
-        if self.config.classifier_pooling == "mean":
-            hidden = output.last_hidden_state
-            real = jnp.ones(hidden.shape[:2]) if attention_mask is None else attention_mask
-            pooled = mean_of_tokens(hidden, real)
-        return output._replace(logits=self.classify(pooled, head_key))
+        features = self.pool(output, input_ids, attention_mask)
+        return output._replace(logits=self.classify(features, head_key))
+
+    def pool(
+        self, output: Output, input_ids: jax.Array | None, attention_mask: jax.Array | None
+    ) -> jax.Array:
+        """What the head sees of the backbone's output, [batch, hidden]."""
+        hidden = output.last_hidden_state
+        if self.config.classifier_pooling != "mean":
+            return hidden[:, 0]
+        real = jnp.ones(hidden.shape[:2]) if attention_mask is None else attention_mask
+        return mean_of_tokens(hidden, real)
 
 
 FAMILY = Family(
@@ -371,6 +429,7 @@ FAMILY = Family(
         "masked_lm": ModernBertMaskedLM,
         "sequence_classification": ModernBertSequenceClassifier,
         "token_classification": ModernBertTokenClassifier,
+        "question_answering": _span_finder,
     },
     prefix="model.",
     renames=(("bias", "decoder.bias"),),
@@ -381,7 +440,6 @@ FAMILY = Family(
         [
             "cls_token_id",
             "deterministic_flash_attn",
-            "initializer_cutoff_factor",
             # Written by older versions; `norm_eps` and rotary positions are what is used.
             "layer_norm_eps",
             "position_embedding_type",

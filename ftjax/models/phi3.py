@@ -12,11 +12,12 @@ from ftjax.models.decoder import (
     DecoderConfig,
     DecoderLayer,
     SelfAttention,
+    decoder_fields,
     llama_like_family,
 )
-from ftjax.models.family import with_num_labels
 from ftjax.models.layers import ACTIVATIONS, Compute, linear, require
 from ftjax.models.rotary import pop_rotary
+from ftjax.models.schema import Count, Epsilon, Rate, Token, Width, as_object
 
 # What published configs also write, and the only value the reference implements.
 FIXED_FIELDS = {
@@ -32,15 +33,15 @@ FIXED_FIELDS = {
 class Phi3Config(DecoderConfig):
     """The fields of config.json that Phi-3's computation uses, with transformers' defaults."""
 
-    vocab_size: int = 32064
-    hidden_size: int = 3072
-    intermediate_size: int = 8192
-    max_position_embeddings: int = 4096
-    rms_norm_eps: float = 1e-5
-    pad_token_id: int | None = 32000
-    sliding_window: int | None = None
-    embd_pdrop: float = 0.0
-    resid_pdrop: float = 0.0
+    vocab_size: Count = 32064
+    hidden_size: Width = 3072
+    intermediate_size: Width = 8192
+    max_position_embeddings: Count = 4096
+    rms_norm_eps: Epsilon = 1e-5
+    pad_token_id: Token | None = 32000
+    sliding_window: Count | None = None
+    embd_pdrop: Rate = 0.0
+    resid_pdrop: Rate = 0.0
 
     @classmethod
     def from_fields(cls, fields: dict) -> dict:
@@ -53,10 +54,10 @@ class Phi3Config(DecoderConfig):
             require(name, fields.pop(name, value), (value,))
         fields.setdefault("original_max_position_embeddings", 4096)
         for name in ("rope_scaling", "rope_parameters"):
-            fields[name] = _with_present_names(fields.get(name) or {})
+            fields[name] = _with_present_names(as_object(name, fields.get(name)))
         rotary = pop_rotary(fields, max_position_embeddings=cls.max_position_embeddings)
         require("rope_type", rotary.rope_type, ("default", "longrope"))
-        return with_num_labels(fields | {"rope_parameters": rotary})
+        return decoder_fields(fields | {"rope_parameters": rotary})
 
     def window(self, layer: int) -> int | None:
         """The same window in all layers."""
@@ -85,7 +86,8 @@ class Phi3Attention(SelfAttention):
         """[batch, length, hidden] -> queries, keys, values [batch, length, heads * head_dim]."""
         query_size = self.heads * self.head_dim
         boundaries = (query_size, query_size + self.kv_heads * self.head_dim)
-        return jnp.split(self.qkv_proj(hidden), boundaries, axis=-1)
+        query, key, value = jnp.split(self.qkv_proj(hidden), boundaries, axis=-1)
+        return query, key, value
 
 
 class Phi3MLP(nnx.Module):

@@ -16,7 +16,7 @@ import jax
 from flax import nnx
 
 from ftjax.models.attention import Prefix
-from ftjax.models.layers import Constant
+from ftjax.models.layers import Constant, Network
 
 
 class Prompt(nnx.Module):
@@ -46,7 +46,7 @@ class Prompt(nnx.Module):
         return hidden
 
 
-def attention_modules(network: nnx.Module) -> list[nnx.Module]:
+def attention_modules(network: Network) -> list[Network]:
     """The self-attention of each block, in the order of the blocks."""
     found = {
         tuple(path): module
@@ -58,7 +58,7 @@ def attention_modules(network: nnx.Module) -> list[nnx.Module]:
     return [found[path] for path in order]
 
 
-def use_prompt(causal_lm: nnx.Module) -> None:
+def use_prompt(causal_lm: Network) -> None:
     """Puts keys and values in the place of a causal language model's virtual tokens.
 
     Args:

@@ -13,6 +13,7 @@ from ftjax.models.decoder import (
     llama_like_family,
 )
 from ftjax.models.layers import require, rms_norm
+from ftjax.models.schema import Count, Natural, Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +24,12 @@ class Qwen2Config(LayerTypesConfig):
     `use_sliding_window`.
     """
 
-    vocab_size: int = 151936
-    intermediate_size: int = 22016
-    num_key_value_heads: int | None = 32
-    max_position_embeddings: int = 32768
+    vocab_size: Count = 151936
+    intermediate_size: Width = 22016
+    num_key_value_heads: Width = 32
+    max_position_embeddings: Count = 32768
     use_sliding_window: bool = False
-    max_window_layers: int = 28
+    max_window_layers: Natural = 28
 
     def __post_init__(self):
         if not self.use_sliding_window:
@@ -58,7 +59,7 @@ class Qwen2Config(LayerTypesConfig):
 class Qwen3Config(Qwen2Config):
     """The fields of config.json that Qwen 3's computation uses, with transformers' defaults."""
 
-    head_dim: int | None = 128
+    head_dim: Width = 128
     attention_bias: bool = False
 
 

@@ -7,13 +7,13 @@ since an error of the frequencies is multiplied by the position.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.models.layers import require
+from ftjax.models.schema import Bounds, Count, OneOf, Positive, as_object, require_values
 
 REQUIRED_PARAMETERS = {
     "default": (),
@@ -36,35 +36,55 @@ class Rotary:
     once the longest row of a batch exceeds `original_max_position_embeddings`).
     """
 
-    rope_type: str = "default"
-    rope_theta: float = 10000.0
-    partial_rotary_factor: float = 1.0
-    factor: float | None = None
-    low_freq_factor: float | None = None
-    high_freq_factor: float | None = None
-    short_factor: tuple[float, ...] | None = None
-    long_factor: tuple[float, ...] | None = None
-    attention_factor: float | None = None
-    beta_fast: float | None = None
-    beta_slow: float | None = None
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
+    rope_type: Annotated[str, OneOf(REQUIRED_PARAMETERS)] = "default"
+    rope_theta: Annotated[float, Bounds(above=1, most=1e15)] = 10000.0
+    partial_rotary_factor: Annotated[float, Bounds(above=0, most=1)] = 1.0
+    factor: Positive | None = None
+    low_freq_factor: Positive | None = None
+    high_freq_factor: Positive | None = None
+    short_factor: tuple[Positive, ...] | None = None
+    long_factor: tuple[Positive, ...] | None = None
+    attention_factor: Positive | None = None
+    beta_fast: Positive | None = None
+    beta_slow: Positive | None = None
+    mscale: Annotated[float, Bounds(0, 100)] | None = None
+    mscale_all_dim: Annotated[float, Bounds(0, 100)] | None = None
     truncate: bool = True
-    max_position_embeddings: int = 2048
-    original_max_position_embeddings: int | None = None
+    max_position_embeddings: Count = 2048
+    original_max_position_embeddings: Count | None = None
 
     def __post_init__(self):
-        require("rope_type", self.rope_type, tuple(REQUIRED_PARAMETERS))
         missing = [n for n in REQUIRED_PARAMETERS[self.rope_type] if getattr(self, n) is None]
         if missing:
             raise ValueError(
                 f"config.json: rope_type {self.rope_type!r} needs {', '.join(missing)} beside it."
             )
+        low, high = self.low_freq_factor, self.high_freq_factor
+        if low is not None and high is not None and low >= high:
+            raise ValueError(
+                f"config.json: low_freq_factor = {low} must be below high_freq_factor = {high}."
+            )
+        if self.rope_type == "longrope" and self.original_length < 2:
+            raise ValueError("config.json: longrope needs original_max_position_embeddings of 2.")
 
     @property
     def original_length(self) -> int:
         """The length of the pretraining before the context was extended."""
         return self.original_max_position_embeddings or self.max_position_embeddings
+
+    @property
+    def longest_row(self) -> int | None:
+        """Most tokens of a row: what config.json says, or what the scaling stretches that to.
+
+        Files raise `max_position_embeddings` with the factor or leave it as it was. None where the
+        embedding follows the length.
+        """
+        if self.rope_type == "dynamic":
+            return None
+        stretched = 1.0
+        if self.rope_type in ("linear", "yarn"):
+            stretched = self.original_length * (self.factor or 1.0)
+        return max(self.max_position_embeddings, int(stretched))
 
     def check(self, head_dim: int) -> None:
         """Refuses what does not fit heads of this size.
@@ -78,6 +98,11 @@ class Rotary:
             raise ValueError(
                 f"config.json: heads of {head_dim} features cannot be rotated in pairs; head_dim "
                 "must be even, or partial_rotary_factor below 1."
+            )
+        if count < 1 or (self.rope_type == "dynamic" and count < 2):
+            raise ValueError(
+                f"config.json: heads of {head_dim} features have too few to rotate by rope_type "
+                f"{self.rope_type!r} and partial_rotary_factor = {self.partial_rotary_factor}."
             )
         for name in ("short_factor", "long_factor"):
             factors = getattr(self, name)
@@ -101,6 +126,10 @@ class Rotary:
         angles = position_ids[..., None].astype(jnp.float32) * frequencies
         return jnp.cos(angles) * magnitude, jnp.sin(angles) * magnitude
 
+    def _given(self, name: str) -> float:
+        """A parameter that the rope type requires."""
+        return getattr(self, name)
+
     def _exponents(self, head_dim: int) -> np.ndarray:
         dim = int(head_dim * self.partial_rotary_factor)
         return np.arange(0, dim, 2).astype(np.float32) / np.float32(dim)
@@ -110,11 +139,12 @@ class Rotary:
         exponents = self._exponents(head_dim)
         frequencies = np.float32(1) / np.float32(self.rope_theta) ** exponents
         if self.rope_type == "linear":
-            return frequencies / np.float32(self.factor), 1.0
+            return frequencies / np.float32(self._given("factor")), 1.0
         if self.rope_type == "dynamic":
             dim = int(head_dim * self.partial_rotary_factor)
             length = jnp.maximum(longest, self.max_position_embeddings).astype(jnp.float32)
-            stretch = self.factor * length / self.max_position_embeddings - (self.factor - 1)
+            factor = self._given("factor")
+            stretch = factor * length / self.max_position_embeddings - (factor - 1)
             return 1.0 / (self.rope_theta * stretch ** (dim / (dim - 2))) ** exponents, 1.0
         if self.rope_type == "llama3":
             return self._llama3(frequencies), 1.0
@@ -127,9 +157,9 @@ class Rotary:
     def _llama3(self, frequencies: np.ndarray) -> np.ndarray:
         """Long waves divided by the factor, short ones kept, a ramp between them."""
         waves_in_context = self.original_length / (2 * math.pi / frequencies)
-        low, high = self.low_freq_factor, self.high_freq_factor
+        factor, low, high = map(self._given, REQUIRED_PARAMETERS["llama3"])
         ramp = np.clip((waves_in_context - low) / (high - low), 0, 1)
-        return ((1 - ramp) * frequencies / self.factor + ramp * frequencies).astype(np.float32)
+        return ((1 - ramp) * frequencies / factor + ramp * frequencies).astype(np.float32)
 
     def _yarn(self, exponents: np.ndarray, dim: int) -> tuple[np.ndarray, float]:
         factor = self.factor or self.max_position_embeddings / self.original_length
@@ -200,7 +230,9 @@ def pop_rotary(fields: dict[str, Any], *, max_position_embeddings: int) -> Rotar
     Raises:
         ValueError: an unknown parameter, or a rope type that is not implemented.
     """
-    new, old = fields.pop("rope_parameters", None), fields.pop("rope_scaling", None)
+    new, old = (
+        as_object(name, fields.pop(name, None)) for name in ("rope_parameters", "rope_scaling")
+    )
     given = {
         name: fields.pop(name)
         for name in (
@@ -211,7 +243,7 @@ def pop_rotary(fields: dict[str, Any], *, max_position_embeddings: int) -> Rotar
         if name in fields
     }
     length = fields.get("max_position_embeddings", max_position_embeddings)
-    parameters = given | dict(old or new or {})
+    parameters = given | (old or new)
     # Beside the parameters it is the family's own field, and decides.
     if given.get("original_max_position_embeddings") is not None:
         parameters["original_max_position_embeddings"] = given["original_max_position_embeddings"]
@@ -226,7 +258,8 @@ def make_rotary(parameters: Mapping[str, Any], *, max_position_embeddings: int) 
         max_position_embeddings: the network's.
 
     Raises:
-        ValueError: an unknown parameter, or a rope type that is not implemented.
+        ValueError: an unknown parameter, a rope type that is not implemented, or a value of another
+            type or out of bounds.
     """
     values = {name: _frozen(value) for name, value in parameters.items() if value is not None}
     older_name = values.pop("type", "default")
@@ -238,6 +271,7 @@ def make_rotary(parameters: Mapping[str, Any], *, max_position_embeddings: int) 
             "config.json: rope parameters that ftjax does not implement: "
             + ", ".join(f"{name} = {values[name]!r}" for name in unknown)
         )
+    require_values(Rotary, values)
     return Rotary(**values)
 
 

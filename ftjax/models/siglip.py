@@ -23,16 +23,16 @@ from ftjax.models.image_text import (
     unit_length,
 )
 from ftjax.models.layers import (
-    ACTIVATIONS,
+    Activation,
     Compute,
     Output,
     embedding,
     layer_norm,
     linear,
     matmul_2d,
-    require,
     require_heads_divide,
 )
+from ftjax.models.schema import Count, Epsilon, Layers, Rate, Width
 from ftjax.models.vision import (
     Size,
     patch_grid,
@@ -46,45 +46,43 @@ from ftjax.models.vision import (
 class SiglipTextConfig:
     """The fields of a text tower's config.json, with transformers' defaults."""
 
-    vocab_size: int = 32000
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    max_position_embeddings: int = 64
-    hidden_act: str = "gelu_pytorch_tanh"
-    layer_norm_eps: float = 1e-6
-    attention_dropout: float = 0.0
-    projection_size: int | None = None
+    vocab_size: Count = 32000
+    hidden_size: Width = 768
+    intermediate_size: Width = 3072
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Width = 12
+    max_position_embeddings: Count = 64
+    hidden_act: Activation = "gelu_pytorch_tanh"
+    layer_norm_eps: Epsilon = 1e-6
+    attention_dropout: Rate = 0.0
+    projection_size: Width | None = None
 
     def __post_init__(self):
         require_heads_divide(
             "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
         )
-        require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
 
 
 @dataclasses.dataclass(frozen=True)
 class SiglipVisionConfig:
     """The fields of an image tower's config.json, with transformers' defaults."""
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_channels: int = 3
+    hidden_size: Width = 768
+    intermediate_size: Width = 3072
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Width = 12
+    num_channels: Width = 3
     image_size: Size = 224
     patch_size: Size = 16
-    hidden_act: str = "gelu_pytorch_tanh"
-    layer_norm_eps: float = 1e-6
-    attention_dropout: float = 0.0
+    hidden_act: Activation = "gelu_pytorch_tanh"
+    layer_norm_eps: Epsilon = 1e-6
+    attention_dropout: Rate = 0.0
     vision_use_head: bool = True
 
     def __post_init__(self):
         require_heads_divide(
             "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
         )
-        require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,19 +91,9 @@ class SiglipConfig:
 
     text_config: SiglipTextConfig = SiglipTextConfig()
     vision_config: SiglipVisionConfig = SiglipVisionConfig()
-    num_labels: int = 2
+    num_labels: Count = 2
 
-    @staticmethod
-    def from_fields(fields: dict) -> dict:
-        """Parses the towers' configs.
-
-        Raises:
-            ValueError: as for `Family.parse_config`.
-        """
-        return with_num_labels(fields) | {
-            "text_config": TEXT_FAMILY.parse_config(fields.get("text_config") or {}),
-            "vision_config": VISION_FAMILY.parse_config(fields.get("vision_config") or {}),
-        }
+    from_fields = staticmethod(with_num_labels)
 
 
 class SiglipTextModel(nnx.Module):
@@ -335,4 +323,5 @@ FAMILY = Family(
     ),
     buffers=(r"(text|vision)_model\.embeddings\.position_ids",),
     ignored_fields=frozenset(["tie_word_embeddings"]),
+    parts={"text_config": TEXT_FAMILY, "vision_config": VISION_FAMILY},
 )

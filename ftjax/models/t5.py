@@ -20,13 +20,16 @@ from ftjax.models.family import Family
 from ftjax.models.layers import (
     ACTIVATIONS,
     Compute,
+    Network,
     Output,
     apply_blocks,
+    embed,
     embedding,
     linear,
     require,
     rms_norm,
 )
+from ftjax.models.schema import Count, Epsilon, Layers, Rate, Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +41,17 @@ class T5Config:
     whether the last hidden state is divided by sqrt(d_model) before the head, as v1.0 does.
     """
 
-    vocab_size: int = 32128
-    d_model: int = 512
-    d_kv: int = 64
-    d_ff: int = 2048
-    num_layers: int = 6
-    num_decoder_layers: int | None = None
-    num_heads: int = 8
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    dropout_rate: float = 0.1
-    layer_norm_epsilon: float = 1e-6
+    vocab_size: Count = 32128
+    d_model: Width = 512
+    d_kv: Width = 64
+    d_ff: Width = 2048
+    num_layers: Layers = 6
+    num_decoder_layers: Layers | None = None
+    num_heads: Width = 8
+    relative_attention_num_buckets: Width = 32
+    relative_attention_max_distance: Width = 128
+    dropout_rate: Rate = 0.1
+    layer_norm_epsilon: Epsilon = 1e-6
     feed_forward_proj: str = "relu"
     tie_word_embeddings: bool = True
     scale_decoder_outputs: bool = True
@@ -104,10 +107,10 @@ class T5Config:
 class MT5Config(T5Config):
     """mT5: T5 v1.1 with other defaults, whose decoder outputs are never scaled."""
 
-    vocab_size: int = 250112
-    d_ff: int = 1024
-    num_layers: int = 8
-    num_heads: int = 6
+    vocab_size: Count = 250112
+    d_ff: Width = 1024
+    num_layers: Layers = 8
+    num_heads: Width = 6
     feed_forward_proj: str = "gated-gelu"
     scale_decoder_outputs: bool = False
 
@@ -179,8 +182,13 @@ class T5FeedForward(nnx.Module):
     """Two projections, or three where a second one gates the first."""
 
     def __init__(self, config: T5Config, compute: Compute, *, rngs: nnx.Rngs):
-        for name in ("wi_0", "wi_1") if config.is_gated else ("wi",):
-            setattr(self, name, linear(config.d_model, config.d_ff, compute, rngs=rngs, bias=False))
+        def wide() -> nnx.Linear:
+            return linear(config.d_model, config.d_ff, compute, rngs=rngs, bias=False)
+
+        if config.is_gated:
+            self.wi_0, self.wi_1 = wide(), wide()
+        else:
+            self.wi = wide()
         self.wo = linear(config.d_ff, config.d_model, compute, rngs=rngs, bias=False)
         self.activation = config.activation
         self.is_gated = config.is_gated
@@ -216,7 +224,9 @@ class T5Block(nnx.Module):
         is_decoder: bool,
         relative_bias: bool,
     ):
-        layers = [T5LayerSelfAttention(config, compute, rngs=rngs, relative_bias=relative_bias)]
+        layers: list[Network] = [
+            T5LayerSelfAttention(config, compute, rngs=rngs, relative_bias=relative_bias)
+        ]
         if is_decoder:
             layers.append(T5LayerCrossAttention(config, compute, rngs=rngs))
         layers.append(T5LayerFF(config, compute, rngs=rngs))
@@ -229,7 +239,7 @@ class T5Block(nnx.Module):
         hidden, _ = self._attend_to_self(hidden, mask, bias, keys[:2])
         return self._feed_forward(hidden, keys[2:])
 
-    def decode(self, hidden, mask, bias, encoder, encoder_mask, key, layer_cache=None, index=None):
+    def decode(self, hidden, mask, bias, encoder, encoder_mask, key, layer_cache=None, index=0):
         """[batch, length, hidden] -> ([batch, length, hidden], updated layer of the cache)."""
         keys = split_key(key, 6)
         hidden, layer_cache = self._attend_to_self(hidden, mask, bias, keys[:2], layer_cache, index)
@@ -244,7 +254,7 @@ class T5Block(nnx.Module):
         hidden = hidden + dropout(mixed, self.dropout_rate, keys[3])
         return self._feed_forward(hidden, keys[4:]), layer_cache
 
-    def _attend_to_self(self, hidden, mask, bias, keys, layer_cache=None, index=None):
+    def _attend_to_self(self, hidden, mask, bias, keys, layer_cache=None, index=0):
         own = self.layer[0]
         normed = own.layer_norm(hidden)
         key, value = own.SelfAttention.keys_and_values(normed)
@@ -304,16 +314,15 @@ class T5Stack(nnx.Module):
         keys = split_key(key, 3)
         length = hidden.shape[1]
         key_length = length if cache is None else cache["layers"][0]["key"].shape[1]
-        index = None if cache is None else cache["index"]
-        offset = 0 if cache is None else index
+        index = 0 if cache is None else cache["index"]
         mask = make_attention_mask(
             attention_mask,
             causal=True,
             length=key_length,
             query_length=length,
-            query_offset=offset,
+            query_offset=index,
         )
-        bias = self.position_bias(length, key_length, offset)
+        bias = self.position_bias(length, key_length, index)
         encoder_mask = make_attention_mask(encoder_mask)
         inputs = (mask, bias, encoder, encoder_mask)
         hidden = dropout(hidden, self.config.dropout_rate, keys[0])
@@ -415,7 +424,7 @@ class T5Encoder(nnx.Module):
             segment_ids: int [batch, length] for packed rows: tokens see their own segment only.
             key: random key for dropout; None for evaluation.
         """
-        hidden = self.shared(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = embed(self.shared, input_ids, inputs_embeds)
         return self.encoder.encode(hidden, attention_mask, segment_ids, key)
 
 

@@ -4,19 +4,23 @@ Images are [batch, height, width, channels] here, in the published networks [bat
 height, width].
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from ftjax.models.layers import Compute
+from ftjax.models.schema import Bounds
 
-Size = int | tuple[int, int]
+Side = Annotated[int, Bounds(1, 2**14)]
+Size = Side | tuple[Side, Side]
 
 
 def height_and_width(size: Size) -> tuple[int, int]:
     """A config's `image_size` or `patch_size`, which is a number where both are equal."""
-    return (size, size) if isinstance(size, int) else tuple(size)
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def patch_grid(image_size: Size, patch_size: Size) -> tuple[int, int]:
@@ -58,7 +62,8 @@ def project_patches(projection: nnx.Conv, pixel_values: jax.Array) -> jax.Array:
         ValueError: for another shape, with a hint where the channels seem to stand first, or for an
             image smaller than one patch.
     """
-    channels, window = projection.in_features, projection.kernel_size
+    channels = projection.in_features
+    height, width = (int(side) for side in projection.kernel_size)
     shape = pixel_values.shape
     if len(shape) != 4 or shape[3] != channels:
         hint = ""
@@ -67,10 +72,10 @@ def project_patches(projection: nnx.Conv, pixel_values: jax.Array) -> jax.Array:
         raise ValueError(
             f"pixel_values must be [batch, height, width, {channels}], not {list(shape)}.{hint}"
         )
-    if shape[1] < window[0] or shape[2] < window[1]:
+    if shape[1] < height or shape[2] < width:
         raise ValueError(
             f"An image of {shape[1]} x {shape[2]} pixels is smaller than one patch of "
-            f"{window[0]} x {window[1]}."
+            f"{height} x {width}."
         )
     patches = projection(pixel_values)
     return patches.reshape(shape[0], -1, projection.out_features)

@@ -16,14 +16,15 @@ from ftjax.models.dropout import dropout, split_key
 from ftjax.models.family import Family, with_num_labels
 from ftjax.models.layers import (
     ACTIVATIONS,
+    Activation,
     Compute,
     Output,
     apply_blocks,
     layer_norm,
     linear,
-    require,
     require_heads_divide,
 )
+from ftjax.models.schema import Count, Epsilon, Layers, Rate, Width
 from ftjax.models.vision import (
     Size,
     patch_grid,
@@ -40,21 +41,21 @@ class ViTConfig:
     `image_size` is the size that the positions were learned for; other sizes interpolate them.
     """
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.0
-    attention_probs_dropout_prob: float = 0.0
-    layer_norm_eps: float = 1e-12
+    hidden_size: Width = 768
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Width = 12
+    intermediate_size: Width = 3072
+    hidden_act: Activation = "gelu"
+    hidden_dropout_prob: Rate = 0.0
+    attention_probs_dropout_prob: Rate = 0.0
+    layer_norm_eps: Epsilon = 1e-12
     image_size: Size = 224
     patch_size: Size = 16
-    num_channels: int = 3
+    num_channels: Width = 3
     qkv_bias: bool = True
-    pooler_output_size: int | None = None
-    pooler_act: str = "tanh"
-    num_labels: int = 2
+    pooler_output_size: Width | None = None
+    pooler_act: Activation = "tanh"
+    num_labels: Count = 2
 
     # The class token; DeiT has a second one, which learns from a teacher.
     extra_tokens: ClassVar[int] = 1
@@ -63,8 +64,6 @@ class ViTConfig:
         require_heads_divide(
             "hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads
         )
-        require("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
-        require("pooler_act", self.pooler_act, tuple(ACTIVATIONS))
 
     from_fields = staticmethod(with_num_labels)
 

@@ -10,6 +10,8 @@ import numpy as np
 import tokenizers
 from flax import nnx
 
+from ftjax.models.heads import PublishedClassifier, TextClassifier
+from ftjax.models.layers import Network
 from ftjax.tuning.tune import merge
 
 TEXTS = (
@@ -20,11 +22,11 @@ LENGTH = 16
 Outputs = Mapping[str, np.ndarray]
 
 
-def outputs_on_example(network: nnx.Module, folder: str | Path) -> Outputs:
+def outputs_on_example(network: Network, folder: str | Path) -> Outputs:
     """What a network gives for two short texts (or two random images).
 
     Args:
-        network: one of a family's, perhaps with adapters.
+        network: one of a family's, or a classifier that takes a batch; perhaps with adapters.
         folder: its checkpoint, for the tokenizer.
 
     Returns:
@@ -32,7 +34,11 @@ def outputs_on_example(network: nnx.Module, folder: str | Path) -> Outputs:
     """
     batch = _example(network, Path(folder))
     graphdef, state = nnx.split(network)
-    run = jax.jit(lambda state: _named(nnx.merge(graphdef, state)(**batch)))
+    if isinstance(network, TextClassifier | PublishedClassifier):
+        batch["attention_mask"] = jnp.ones_like(batch["input_ids"])
+        run = jax.jit(lambda state: {"logits": nnx.merge(graphdef, state)(batch)})
+    else:
+        run = jax.jit(lambda state: _named(nnx.merge(graphdef, state)(**batch)))
     return {name: np.asarray(value, np.float32) for name, value in run(state).items()}
 
 
@@ -59,7 +65,7 @@ def refuse_difference(expected: Outputs, found: Outputs, dtype: jnp.dtype, what:
             )
 
 
-def merged_and_compared(network: nnx.Module, folder: str | Path) -> tuple[nnx.Module, Outputs]:
+def merged_and_compared(network: Network, folder: str | Path) -> tuple[Network, Outputs]:
     """A pretrained network with its adapters merged into plain layers, in float32.
 
     Args:
@@ -74,7 +80,7 @@ def merged_and_compared(network: nnx.Module, folder: str | Path) -> tuple[nnx.Mo
             weights.
     """
     before = outputs_on_example(network.backbone, folder)
-    merged = merge(network).backbone
+    merged: Network = merge(network).backbone  # pyright: ignore[reportAttributeAccessIssue]
     found = outputs_on_example(merged, folder)
     refuse_difference(before, found, merged.compute.dtype, "With its adapters merged")
     return merged, before
@@ -84,7 +90,7 @@ def _named(output) -> dict[str, jax.Array]:
     return {name: x for name, x in output._asdict().items() if isinstance(x, jax.Array)}
 
 
-def _example(network: nnx.Module, folder: Path) -> dict[str, jax.Array]:
+def _example(network: Network, folder: Path) -> dict[str, jax.Array]:
     inside = network
     while hasattr(inside, "backbone"):
         inside = inside.backbone

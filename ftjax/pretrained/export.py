@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +12,13 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
+from ftjax.files import new_folder
 from ftjax.models import family_of
 from ftjax.models.family import Family
+from ftjax.models.layers import Compute, Network
+from ftjax.pretrained.checkpoint import Checkpoint
 from ftjax.pretrained.compare import Outputs, outputs_on_example, refuse_difference
-from ftjax.pretrained.load import Checkpoint, dotted, load_model, with_dropout
+from ftjax.pretrained.load import dotted, load_model, with_dropout
 
 LARGEST_SHARD_BYTES = 5 * 10**9
 
@@ -29,11 +31,12 @@ COPIED = (
 
 
 def export(
-    model: nnx.Module,
+    model: Network,
     name: str,
     base: str | Path,
     folder: str | Path,
     *,
+    fields: dict | None = None,
     expected: Outputs | None = None,
     accept_fields: tuple[str, ...] = (),
 ) -> None:
@@ -47,6 +50,7 @@ def export(
         name: which of the family's networks it is ("backbone", "causal_lm", ...).
         base: the checkpoint folder it came from: for config.json, tokenizer and licence.
         folder: to be made.
+        fields: of config.json, but for what the parameters say; the base's by default.
         expected: `outputs_on_example` of the network before its adapters were merged; what is
             loaded again must give the same.
         accept_fields: unknown fields of config.json to ignore.
@@ -55,28 +59,34 @@ def export(
         FileExistsError: the folder is there already.
         ValueError: reloaded, the export is not the same network (it is then not kept).
     """
-    base, folder = Path(base), Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already; choose another or delete it.")
-    fields = Checkpoint(base).fields
-    family = family_of(fields["model_type"])
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        new = Path(temporary) / "content"
-        new.mkdir()
-        for pattern in COPIED:
-            for file in base.glob(pattern):
-                shutil.copy(file, new / file.name)
-        (new / "config.json").write_text(json.dumps(_fields_of(fields, model), indent=2) + "\n")
-        write_shards(new, published_tensors(model, family))
-        again = _reloaded(model, name, new, accept_fields)
+    base = Path(base)
+    with new_folder(folder, "The export") as new:
+        write_checkpoint(model, base, new, fields or Checkpoint(base).fields)
+        again = load_model(new, name, compute_of(model), accept_fields=accept_fields)
+        refuse_another(model, again)
         if expected is not None:
             found = outputs_on_example(again, new)
             refuse_difference(expected, found, model.compute.dtype, "Written and loaded again")
-        os.replace(new, folder)
 
 
-def published_tensors(model: nnx.Module, family: Family) -> Iterator[tuple[str, np.ndarray]]:
+def write_checkpoint(model: Network, base: Path, folder: Path, fields: dict) -> None:
+    """Writes config.json, tokenizer, terms of use and weights.
+
+    Args:
+        model: a network of a family.
+        base: the checkpoint folder it came from.
+        folder: to write in.
+        fields: of config.json, but for what the parameters say.
+    """
+    for pattern in COPIED:
+        for file in base.glob(pattern):
+            shutil.copy(file, folder / file.name)
+    content = json.dumps(_fields_of(fields, model), indent=2)
+    (folder / "config.json").write_text(content + "\n")
+    write_shards(folder, published_tensors(model, family_of(fields["model_type"])))
+
+
+def published_tensors(model: Network, family: Family) -> Iterator[tuple[str, np.ndarray]]:
     """A network's parameters by their published names, in their published layout."""
     leaves = [(dotted(path), leaf) for path, leaf in nnx.to_flat_state(nnx.state(model))]
     with_prefix = any(path.startswith("backbone.") for path, _ in leaves)
@@ -114,7 +124,7 @@ def write_shards(folder: Path, tensors: Iterator[tuple[str, np.ndarray]]) -> Non
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _fields_of(fields: dict, model: nnx.Module) -> dict:
+def _fields_of(fields: dict, model: Network) -> dict:
     """config.json of the base, with what the parameters are now: their type, the head's own."""
     kinds = {str(leaf[...].dtype) for _, leaf in nnx.to_flat_state(nnx.state(model))}
     names = [name for name in ("dtype", "torch_dtype") if name in fields] or ["dtype"]
@@ -129,16 +139,13 @@ def _fields_of(fields: dict, model: nnx.Module) -> dict:
     return fields
 
 
-def _reloaded(
-    model: nnx.Module, name: str, folder: Path, accept_fields: tuple[str, ...]
-) -> nnx.Module:
-    leaves = dict(nnx.to_flat_state(nnx.state(model)))
-    kinds = {leaf[...].dtype for leaf in leaves.values()}
-    compute = dataclasses.replace(
-        model.compute, param_dtype=kinds.pop() if len(kinds) == 1 else jnp.float32
-    )
-    reloaded = load_model(folder, name, compute, accept_fields=accept_fields)
-    again = dict(nnx.to_flat_state(nnx.state(reloaded)))
+def refuse_another(model: Network, reloaded: Network) -> None:
+    """Refuses what was loaded again unless it has the same parameters under the same config.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    leaves, again = (dict(nnx.to_flat_state(nnx.state(network))) for network in (model, reloaded))
     different = [
         dotted(path)
         for path, leaf in leaves.items()
@@ -155,4 +162,10 @@ def _reloaded(
             "The export does not load as the same network; it differs in "
             f"{', '.join(different[:10])}. It was not kept."
         )
-    return reloaded
+
+
+def compute_of(model: Network) -> Compute:
+    """How a network is computed, its parameters of the type they have now."""
+    kinds = {leaf[...].dtype for _, leaf in nnx.to_flat_state(nnx.state(model))}
+    kind = kinds.pop() if len(kinds) == 1 else jnp.float32
+    return dataclasses.replace(model.compute, param_dtype=kind)

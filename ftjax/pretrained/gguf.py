@@ -8,8 +8,6 @@ weights are undone, and its llama-model.cpp for what a file leaves unsaid.
 import dataclasses
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from ftjax.files import new_folder, require_new
 from ftjax.models import family_of
 from ftjax.pretrained.export import write_shards
 from ftjax.pretrained.gguf_file import GGUFFile, read_gguf
@@ -123,8 +122,7 @@ def import_gguf(file: str | Path, folder: str | Path, *, dtype: Any = ml_dtypes.
         FileExistsError: the folder is there already.
     """
     file, folder = Path(file), Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already; choose another or delete it.")
+    require_new(folder)
     source = read_gguf(file)
     config = make_config(source)
     architecture = ARCHITECTURES[source.metadata.text("general.architecture")]
@@ -133,10 +131,7 @@ def import_gguf(file: str | Path, folder: str | Path, *, dtype: Any = ml_dtypes.
     passed_over = _refuse_unread(source)
     # The families' own defaults may lie beyond this vocabulary.
     config |= {"pad_token_id": None} | tokenizer.ids
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        new = Path(temporary) / "content"
-        new.mkdir()
+    with new_folder(folder, "The checkpoint") as new:
         _write_json(new / "config.json", config)
         write_shards(new, _published_tensors(source, architecture, config, names, dtype))
         tokenizer.tokenizer.save(str(new / "tokenizer.json"))
@@ -144,7 +139,6 @@ def import_gguf(file: str | Path, folder: str | Path, *, dtype: Any = ml_dtypes.
         _write_json(new / "tokenizer_config.json", tokenizer.settings | length)
         _write_json(new / "generation_config.json", tokenizer.ids)
         (new / "README.md").write_text(_readme(source, passed_over), encoding="utf-8")
-        os.replace(new, folder)
 
 
 def make_config(source: GGUFFile) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def _special_ids(source: GGUFFile, kind: str, vocabulary: dict[str, int]) -> dic
     """Role -> token id, of the roles that the file gives."""
     ids = {}
     for role, theirs in (ROLES | {"eot": "eot", "eom": "eom"}).items():
-        default = vocabulary.get(SENTENCEPIECE_NAMES.get(role)) if kind == "llama" else None
+        default = vocabulary.get(SENTENCEPIECE_NAMES.get(role, "")) if kind == "llama" else None
         key = f"tokenizer.ggml.{theirs}_token_id"
         ids[role] = source.metadata.whole(key, default, low=0, high=len(vocabulary) - 1)
     return {role: index for role, index in ids.items() if index is not None}
@@ -189,7 +189,9 @@ def _settings(metadata: Metadata, tokens: list[str], ids: dict[str, int]) -> dic
 
 
 def _as_fields(ids: dict[str, int], ends: list[int]) -> dict[str, Any]:
-    fields = {f"{role}_token_id": ids[role] for role in ("bos", "pad") if role in ids}
+    fields: dict[str, Any] = {
+        f"{role}_token_id": ids[role] for role in ("bos", "pad") if role in ids
+    }
     if ends:
         fields["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     return fields
@@ -250,11 +252,9 @@ def _sentencepiece_bpe(source: GGUFFile, vocabulary: dict[str, int], ids: dict[s
     tokenizer = tokenizers.Tokenizer(
         models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=has_bytes)
     )
-    steps = [normalizers.Replace(" ", SPACE)]
     prefixed = source.metadata.flag("tokenizer.ggml.add_space_prefix", True)
-    if prefixed:
-        steps.insert(0, normalizers.Prepend(SPACE))
-    tokenizer.normalizer = normalizers.Sequence(steps)
+    prefix = [normalizers.Prepend(SPACE)] if prefixed else []
+    tokenizer.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
     undo = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if prefixed:
         undo.append(decoders.Strip(" ", 1, 0))

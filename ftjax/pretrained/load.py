@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,73 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
 
-from ftjax.files import read_json
 from ftjax.models import family_of
 from ftjax.models.family import Family
-from ftjax.models.layers import Compute
-
-# As safetensors names them.
-FLOATS = ("F64", "F32", "F16", "BF16")
+from ftjax.models.layers import Compute, Network
+from ftjax.models.schema import depth
+from ftjax.pretrained.checkpoint import Checkpoint
 
 Placement = Callable[[str, np.ndarray], jax.Array]
 
 
-class Checkpoint:
-    """The tensors of a folder's safetensors file or files, read one at a time.
-
-    Attributes:
-        folder: where config.json stands.
-        fields: the content of config.json.
-        files: tensor name -> file that holds it.
-        left_behind: tensors of heads that the network, when it was filled, had no use for.
-    """
-
-    def __init__(self, folder: str | Path):
-        """Opens a checkpoint folder without reading tensors.
-
-        Raises:
-            FileNotFoundError: no config.json, no weights, or a missing shard.
-            ValueError: only pickled weights, or a damaged file.
-        """
-        self.folder = Path(folder)
-        self.fields = read_config(self.folder)
-        self.files: dict[str, Path] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self.left_behind: list[str] = []
-        self._other_types: dict[str, str] = {}
-        for path in _weight_files(self.folder):
-            with _opened(path) as file:
-                for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    if name in self.files:
-                        raise ValueError(
-                            f"{self.folder}: {name} is in {self.files[name].name} and {path.name}."
-                        )
-                    self.files[name] = path
-                    part = file.get_slice(name)
-                    if part.get_dtype() not in FLOATS:
-                        self._other_types[name] = part.get_dtype()
-                    self._shapes[name] = tuple(part.get_shape())
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
-        return self._shapes[name]
-
-    def read(self, name: str) -> np.ndarray:
-        """One tensor; bfloat16 comes as ml_dtypes.bfloat16."""
-        if name in self._other_types:
-            raise ValueError(
-                f"{self.files[name]}: {name} holds {self._other_types[name]}, which are no "
-                f"weights; {', '.join(FLOATS)} can be loaded."
-            )
-        # Opened anew: a file that stays mapped keeps all its pages in this process's memory.
-        with _opened(self.files[name]) as file:
-            return file.get_tensor(name)
-
-
 def load_model(
-    folder: str | Path,
+    folder: str | Path | Checkpoint,
     network: str = "backbone",
     compute: Compute = Compute(),  # noqa: B008 (frozen)
     *,
@@ -86,11 +31,11 @@ def load_model(
     rows: int | None = None,
     place: Placement | None = None,
     say: Callable[[str], None] | None = None,
-) -> nnx.Module:
+) -> Network:
     """A published network, filled with its published weights.
 
     Args:
-        folder: config.json and safetensors (one file, or shards with an index).
+        folder: config.json and safetensors (one file, or shards with an index), or those opened.
         network: which of the family's networks ("backbone", "masked_lm", "causal_lm", ...).
         compute: dtypes, rematerialisation; parameters are cast to `compute.param_dtype`.
         accept_fields: unknown fields of config.json to ignore.
@@ -98,27 +43,41 @@ def load_model(
         rows: what the token table grows to, where it has fewer; new rows, also of the head, are
             the mean of those there are, as transformers' `resize_token_embeddings` has it.
         place: (path, tensor) -> array on the devices it shall live on; default device by default.
-        say: called with a sentence for a person where the checkpoint has a head that is not used.
+        say: called with sentences for a person: fields that were passed over, a head that is not
+            used, parts that see images.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: unknown model_type or config field, pickled weights, NaN or Inf in a tensor; or
             tensors missing, surplus or of another shape, all of them in one list.
     """
-    checkpoint = Checkpoint(folder)
-    family = family_of(checkpoint.fields.get("model_type"))
-    build = _builder(checkpoint, family, network, compute, accept_fields, dropout)
-    model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    checkpoint = folder if isinstance(folder, Checkpoint) else Checkpoint(folder)
+    family = family_of(checkpoint.fields["model_type"])
+    build = _builder(checkpoint, family, network, compute, accept_fields, dropout, say)
+    model: Network = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     fill(model, checkpoint, family, compute.param_dtype, place)
-    if say is not None and checkpoint.left_behind:
-        names = checkpoint.left_behind
-        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        say(f"{checkpoint.folder}: a head that is not used was left behind: {shown}.")
+    if say is not None:
+        for sentence in _left(checkpoint):
+            say(sentence)
     if rows is not None and rows > model.config.vocab_size:
         config = dataclasses.replace(model.config, vocab_size=rows)
         grown = functools.partial(family.networks[network], config, compute)
         return _grown(model, nnx.eval_shape(lambda: grown(rngs=nnx.Rngs(0))))
     return model
+
+
+def _left(checkpoint: Checkpoint) -> Iterator[str]:
+    """Sentences on what of a checkpoint was not loaded."""
+    if checkpoint.wrapper is not None:
+        parts = {name.removeprefix("model.").split(".")[0] for name in checkpoint.other_parts}
+        yield (
+            f"{checkpoint.folder}: of this {checkpoint.wrapper} its language model "
+            f"({checkpoint.fields['model_type']}) is loaded; its other parts were left behind: "
+            f"{', '.join(sorted(parts)) or 'none'}."
+        )
+    if names := checkpoint.left_behind:
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        yield f"{checkpoint.folder}: a head that is not used was left behind: {shown}."
 
 
 def random_model(
@@ -129,15 +88,15 @@ def random_model(
     *,
     accept_fields: tuple[str, ...] = (),
     dropout: float | None = None,
-) -> nnx.Module:
+) -> Network:
     """The network that `load_model` gives, newly initialised; see there."""
     checkpoint = Checkpoint(folder)
-    family = family_of(checkpoint.fields.get("model_type"))
+    family = family_of(checkpoint.fields["model_type"])
     build = _builder(checkpoint, family, network, compute, accept_fields, dropout)
     return build(rngs=nnx.Rngs(params=key))
 
 
-def _grown(small: nnx.Module, large: nnx.Module) -> nnx.Module:
+def _grown(small: Network, large: Network) -> Network:
     """The abstract larger network, filled from the smaller one."""
     values, state = dict(nnx.to_flat_state(nnx.state(small))), nnx.state(large)
     for path, leaf in nnx.to_flat_state(state):
@@ -159,9 +118,15 @@ def _builder(
     compute: Compute,
     accept_fields: tuple[str, ...],
     dropout: float | None,
-) -> Callable[..., nnx.Module]:
+    say: Callable[[str], None] | None = None,
+) -> Callable[..., Network]:
     """What makes the network when called with `rngs`."""
-    config = family.parse_config(checkpoint.fields, accept=accept_fields)
+    config = family.parse_config(checkpoint.fields, accept=accept_fields, say=say)
+    if depth(config) > len(checkpoint.files):
+        raise ValueError(
+            f"{checkpoint.folder}: config.json announces {depth(config)} layers, but there are "
+            f"only {len(checkpoint.files)} tensors; one of the two is damaged."
+        )
     if hasattr(config, "tie_word_embeddings") and _has_untied_copy(checkpoint, family):
         config = dataclasses.replace(config, tie_word_embeddings=False)
     if dropout is not None:
@@ -187,7 +152,7 @@ def with_dropout(config: Any, rate: float) -> Any:
 
 
 def fill(
-    model: nnx.Module,
+    model: Network,
     checkpoint: Checkpoint,
     family: Family,
     param_dtype: Any = jnp.float32,
@@ -336,73 +301,3 @@ def _are_equal(checkpoint: Checkpoint, name: str, other: str) -> bool:
 def dotted(path: tuple) -> str:
     """An NNX path as one string: ('layers', 0, 'kernel') -> 'layers.0.kernel'."""
     return ".".join(str(part) for part in path)
-
-
-def read_config(folder: str | Path) -> dict:
-    """The content of a checkpoint's config.json.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not JSON.
-    """
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no config.json; a checkpoint folder has config.json and *.safetensors."
-        )
-    fields = read_json(path)
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} holds no JSON object, but {type(fields).__name__}.")
-    return fields
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    # In transformers' order: an index beside a whole file is left over from other weights.
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return _shards(index)
-    pickles = sorted(
-        path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)
-    )
-    if pickles:
-        raise ValueError(
-            f"{folder} holds only pickled weights ({', '.join(pickles)}), which can run code when "
-            "read. Convert them once where torch is installed and you trust the file: python -c "
-            '"import torch, safetensors.torch as s; s.save_file({k: v.contiguous() for k, v in '
-            f"torch.load('{pickles[0]}', weights_only=True).items()}}, 'model.safetensors')\""
-        )
-    raise FileNotFoundError(
-        f"{folder} holds no model.safetensors and no model.safetensors.index.json."
-    )
-
-
-def _shards(index: Path) -> list[Path]:
-    """The files that an index names.
-
-    Raises:
-        FileNotFoundError: one of them is missing.
-        ValueError: the index is no JSON, maps no tensor names to files beside it.
-    """
-    content = read_json(index)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{index} has no weight_map from tensor names to files; it is damaged.")
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not shard or Path(shard).name != shard:
-            raise ValueError(f"{index}: {name} is in {shard!r}, which is no file beside the index.")
-    files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
-    for path in files:
-        if not path.is_file():
-            raise FileNotFoundError(f"{index} names the shard {path.name}, which is missing.")
-    return files
-
-
-def _opened(path: Path):
-    try:
-        return safe_open(path, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged or not a safetensors file ({error}); download it again."
-        ) from error

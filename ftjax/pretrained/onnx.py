@@ -12,9 +12,7 @@ Reference: transformers' `Dinov2Model`, whose names the folder has.
 import contextlib
 import json
 import math
-import os
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from ftjax.files import new_folder, require_new
 from ftjax.models import family_of
 from ftjax.pretrained.export import write_shards
 
@@ -50,22 +49,17 @@ def import_onnx(file: str | Path, folder: str | Path, *, dtype: Any = ml_dtypes.
         FileExistsError: the folder is there already.
     """
     file, folder = Path(file), Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already; choose another or delete it.")
+    require_new(folder)
     model = open_onnx(file)
     with errors_name(file):
         graph = Graph(file, model)
         tensors = _published_tensors(graph)
         config = _config(graph, tensors)
         family_of("dinov2").parse_config(config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        new = Path(temporary) / "content"
-        new.mkdir()
+    with new_folder(folder, "The checkpoint") as new:
         (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_shards(new, ((name, value.astype(dtype)) for name, value in tensors.items()))
         (new / "README.md").write_text(_readme(file, model), encoding="utf-8")
-        os.replace(new, folder)
 
 
 @contextlib.contextmanager
@@ -139,14 +133,7 @@ class Graph:
         from onnx import numpy_helper
 
         if name in self.initializers:
-            stored = self.initializers[name]
-            # Bits are the smallest elements; what a shape announces is not yet there.
-            if min(stored.dims, default=0) < 0 or math.prod(stored.dims) > 8 * stored.ByteSize():
-                raise ValueError(
-                    f"{self.file}: {name} announces {list(stored.dims)} values in "
-                    f"{stored.ByteSize():,} bytes; the file is damaged."
-                )
-            return numpy_helper.to_array(stored)
+            return self.initializer(name)
         node = self.producers.get(name)
         if node is not None and node.op_type == "Constant":
             for attribute in node.attribute:
@@ -154,7 +141,24 @@ class Graph:
                     return numpy_helper.to_array(attribute.t)
         return None
 
-    def taker(self, name: str, kind: str):
+    def initializer(self, name: str) -> np.ndarray:
+        """A tensor that the file stores.
+
+        Raises:
+            ValueError: its shape announces more than there is.
+        """
+        from onnx import numpy_helper
+
+        stored = self.initializers[name]
+        # Bits are the smallest elements; what a shape announces is not yet there.
+        if min(stored.dims, default=0) < 0 or math.prod(stored.dims) > 8 * stored.ByteSize():
+            raise ValueError(
+                f"{self.file}: {name} announces {list(stored.dims)} values in "
+                f"{stored.ByteSize():,} bytes; the file is damaged."
+            )
+        return numpy_helper.to_array(stored)
+
+    def taker(self, name: str, kind: str) -> Any:
         """The first node of a kind that takes a value."""
         return next((node for node in self.consumers[name] if node.op_type == kind), None)
 
@@ -175,7 +179,7 @@ def _published_tensors(graph: Graph) -> dict[str, np.ndarray]:
             f"{graph.file} has no initializers under {PREFIX!r} (it has {some}); only a DINOv2 "
             "backbone exported with the names of its parameters can be imported."
         )
-    tensors = {name.removeprefix(PREFIX): graph.tensor(name) for name in named}
+    tensors = {name.removeprefix(PREFIX): graph.initializer(name) for name in named}
     for name in (CLASS_TOKEN, PATCHES):
         if name not in tensors:
             raise graph.not_found(f"{PREFIX}{name}")
@@ -228,7 +232,7 @@ def _positions(graph: Graph) -> np.ndarray:
             continue
         seen.add(name)
         if name in graph.initializers:
-            tensor = graph.tensor(name)
+            tensor = graph.initializer(name)
             if tensor.ndim == 3 and tensor.shape[-1] == hidden:
                 found.append(tensor)
         elif name in graph.producers and graph.producers[name].op_type != "Shape":
@@ -290,7 +294,7 @@ def _heads(graph: Graph) -> int:
 def _activation(graph: Graph) -> str:
     """The feed-forward layer's: GELU is one node, or x / sqrt(2) -> erf."""
     add = graph.taker(f"{PREFIX}encoder.layer.0.mlp.fc1.bias", "Add")
-    for node in graph.consumers[add.output[0]]:
+    for node in graph.consumers[add.output[0]] if add is not None else ():
         if node.op_type == "Gelu":
             approximate = [a.s for a in node.attribute if a.name == "approximate"]
             if approximate in ([], [b"none"]):

@@ -8,16 +8,14 @@ Reference: transformers' `T5ForConditionalGeneration`, whose names the folder ha
 """
 
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from ftjax.files import read_json
+from ftjax.files import new_folder, read_json, require_new
 from ftjax.models import family_of
 from ftjax.pretrained.export import write_shards
 from ftjax.pretrained.onnx import Graph, errors_name, open_onnx
@@ -52,8 +50,7 @@ def import_onnx_t5(source: Path, folder: Path, *, dtype: Any = ml_dtypes.bfloat1
         ValueError: a damaged file, or a weight or setting that is not found in the graphs.
         FileExistsError: the folder is there already.
     """
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already; choose another or delete it.")
+    require_new(folder)
     with errors_name(source):
         encoder, decoder = (Graph(source / n, open_onnx(source / n)) for n in (ENCODER, DECODER))
         tensors = {f"encoder.{name}": value for name, value in _weights(encoder).items()}
@@ -62,16 +59,12 @@ def import_onnx_t5(source: Path, folder: Path, *, dtype: Any = ml_dtypes.bfloat1
         tensors = _with_one_table(source, tensors)
         config = _config(source, decoder, tensors)
         family_of("t5").parse_config(config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        new = Path(temporary) / "content"
-        new.mkdir()
+    with new_folder(folder, "The checkpoint") as new:
         _write_json(new / "config.json", config)
         write_shards(new, ((name, value.astype(dtype)) for name, value in tensors.items()))
         ids = {k: config[k] for k in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
         _write_json(new / "generation_config.json", ids)
         _write_tokenizer(source / TOKENIZER, new)
-        os.replace(new, folder)
 
 
 def _weights(graph: Graph) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import qwix
 from flax import nnx
 
-from ftjax.models.layers import Constant, Embed, Linear, matmul_2d
+from ftjax.models.layers import Constant, Embed, Linear, Network, matmul_2d
 from ftjax.tuning.noise import NoisyLayer
 
 # Elements of a kernel that share a scale, along its inputs (Dettmers et al. 2023, section 3).
@@ -30,36 +30,39 @@ class AdaptedLinear(NoisyLayer):
 
     def __init__(self, layer: nnx.Linear, quantization: str | None = None):
         super().__init__()
-        self.bias, self.dtype, self.quantization = layer.bias, layer.dtype, quantization
+        self.bias, self.dtype = layer.bias, layer.dtype
+        self.quantization: str | None = None
         self.in_features, self.out_features = layer.kernel.shape
-        if quantization is None:
-            self.kernel = layer.kernel
-            return
-        self.kernel = None
-        quantized = quantize(layer.kernel[...], quantization)
-        self.kernel_codes = Constant(quantized.qvalue)
+        self.kernel: Any = nnx.data(layer.kernel)
+        if quantization is not None:
+            self.quantize(quantization)
+
+    def quantize(self, quantization: str) -> None:
+        """Keeps the kernel in few bits from now on."""
+        quantized = quantize(self.kernel[...], quantization)
+        self.kernel, self.quantization = nnx.data(None), quantization
+        self.kernel_codes = Constant(packed(quantized.qvalue))
         self.kernel_scale = Constant(quantized.scale)
 
     def base_kernel(self, dtype: Any = jnp.float32) -> jax.Array:
         """[in, out], dequantised where it is quantised."""
-        if self.quantization is None:
+        if (quantization := self.quantization) is None:
             return self.kernel[...].astype(dtype)
-        return dequantized(self.kernel_codes[...], self.kernel_scale[...], self.quantization, dtype)
+        codes, scale = self.kernel_codes[...], self.kernel_scale[...]
+        return dequantized(codes, scale, quantization, self.in_features, dtype)
 
     def base(self, x: jax.Array) -> jax.Array:
         """What the layer computed before, [..., in] -> [..., out]."""
-        if self.quantization is None:
+        if (quantization := self.quantization) is None:
             return self.with_bias(matmul_2d(x.astype(self.dtype), self.base_kernel(self.dtype)))
+
         # Dequantised again in the backward pass: kept until then, all kernels would be there at
         # once in full precision.
-        product = jax.checkpoint(
-            lambda x, codes, scale: matmul_2d(
-                x, dequantized(codes, scale, self.quantization, x.dtype)
-            )
-        )
-        return self.with_bias(
-            product(x.astype(self.dtype), self.kernel_codes[...], self.kernel_scale[...])
-        )
+        def product(x, codes, scale):
+            return matmul_2d(x, dequantized(codes, scale, quantization, self.in_features, x.dtype))
+
+        codes, scale = self.kernel_codes[...], self.kernel_scale[...]
+        return self.with_bias(jax.checkpoint(product)(x.astype(self.dtype), codes, scale))
 
     def with_bias(self, y: jax.Array) -> jax.Array:
         """Adds the bias, if there is one."""
@@ -76,7 +79,7 @@ class AdaptedLinear(NoisyLayer):
     def merged(self) -> nnx.Linear:
         """The plain layer that computes the same, its parameters in float32."""
         kernel, bias = self.merged_kernel(), self.merged_bias()
-        layer = nnx.eval_shape(
+        layer: Network = nnx.eval_shape(
             lambda: Linear(
                 *kernel.shape, use_bias=bias is not None, dtype=self.dtype, rngs=nnx.Rngs(0)
             )
@@ -159,10 +162,28 @@ def quantize(kernel: jax.Array, quantization: str) -> qwix.QArray:
     )
 
 
-def dequantized(codes: jax.Array, scale: jax.Array, quantization: str, dtype: Any) -> jax.Array:
-    """The kernel [in, out] of what `quantize` made."""
-    array = qwix.QArray(codes, scale, qtype=qtype(quantization))
-    return qwix.dequantize(array).astype(dtype)
+def packed(codes: jax.Array) -> jax.Array:
+    """Codes of four bits two to a byte, uint8 [ceil(in / 2), out]; others as they are.
+
+    The lower bits are of the first half of the inputs. Arrays of four bits are JAX's, too, but 0.10
+    cannot pass placed ones to a program that was compiled ahead.
+    """
+    if jnp.iinfo(codes.dtype).bits != 4:
+        return codes
+    bits = codes.astype(jnp.uint8) & 15
+    low, high = jnp.split(jnp.pad(bits, ((0, len(bits) % 2), (0, 0))), 2)
+    return low | (high << 4)
+
+
+def dequantized(
+    codes: jax.Array, scale: jax.Array, quantization: str, inputs: int, dtype: Any
+) -> jax.Array:
+    """The kernel [in, out] of what `quantize` made and `packed` packed."""
+    kind = qtype(quantization)
+    if kind != jnp.int8:
+        codes = jnp.concatenate([codes & 15, codes >> 4])[:inputs]
+        codes = codes.astype(jnp.uint4 if quantization == "nf4" else jnp.int4)
+    return qwix.dequantize(qwix.QArray(codes, scale, qtype=kind)).astype(dtype)
 
 
 def qtype(quantization: str) -> Any:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.fields import Field, Fields
+from ftjax.models.heads import is_new
+from ftjax.models.layers import Network
 
 Parameters = dict[str, jax.Array]
 Averaging = Callable[[Parameters, Parameters, jax.Array], Parameters]
@@ -77,7 +79,7 @@ def make_averaging(settings: Any, total_steps: int) -> Averaging:
     return follow
 
 
-def between(start: nnx.Module, end: nnx.Module, alpha: float) -> nnx.Module:
+def between(start: Network, end: Network, alpha: float) -> nnx.Module:
     """(1 - alpha) * start + alpha * end: WiSE-FT (Wortsman et al. 2022, 2109.01903, eq. 1).
 
     Adapters are interpolated as the weights that they mean, so both networks are merged: between
@@ -97,7 +99,7 @@ def between(start: nnx.Module, end: nnx.Module, alpha: float) -> nnx.Module:
     first = dict(nnx.to_flat_state(nnx.state(start, nnx.Param)))
     for path, leaf in nnx.to_flat_state(nnx.state(end, nnx.Param)):
         # A head that merging untied repeats the published table at both ends.
-        if path[0] != "backbone" or path not in first:
+        if is_new(".".join(map(str, path))) or path not in first:
             continue
         low, high = (value[...].astype(jnp.float32) for value in (first[path], leaf))
         leaf.set_value(((1.0 - alpha) * low + alpha * high).astype(leaf[...].dtype))

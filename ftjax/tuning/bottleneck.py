@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ftjax.fields import Field, Fields
-from ftjax.models.layers import matmul_2d
+from ftjax.models.layers import Network, matmul_2d
 from ftjax.tuning.adapted import AdaptedLinear
 from ftjax.tuning.masks import is_new
 from ftjax.tuning.method import IN_NETWORK, NOT_MERGED, TARGETS, Method
@@ -65,7 +65,7 @@ class BottleneckLinear(AdaptedLinear):
         )
 
 
-def houlsby(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
+def houlsby(network: Network, settings: Any, key: jax.Array) -> Callable[[str], bool]:
     """Adapters after attention and feed-forward layers.
 
     Raises:
@@ -74,7 +74,7 @@ def houlsby(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str
     return _add(network, settings, key, ("attention_output", "feed_forward_output"))
 
 
-def pfeiffer(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
+def pfeiffer(network: Network, settings: Any, key: jax.Array) -> Callable[[str], bool]:
     """Adapters after feed-forward layers.
 
     Raises:

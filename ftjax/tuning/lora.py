@@ -7,7 +7,7 @@ et al. 2024, 2404.02948) and QLoRA (Dettmers et al. 2023, 2305.14314). Reference
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,25 @@ from flax import nnx
 
 from ftjax.fields import Field, Fields
 from ftjax.models.dropout import dropout
-from ftjax.models.layers import Constant, matmul_2d
+from ftjax.models.layers import Constant, Network, matmul_2d
 from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear, QuantizedLinear
+from ftjax.tuning.adapter_form import LayerForm, Shared, Tensors, require_shape, require_tensors
 from ftjax.tuning.masks import is_new
 from ftjax.tuning.method import IN_NETWORK, TARGETS, Method
+from ftjax.tuning.peft_settings import (
+    HARMLESS,
+    NOT_IMPLEMENTED,
+    TARGETED,
+    Setting,
+    above_zero,
+    by_expression,
+    flag,
+    of_expression,
+    only,
+    rate,
+    token_rows,
+    whole,
+)
 from ftjax.tuning.targets import ROLES, find_targets, modules_of, replace_module
 
 ROLES_OF_LORA = ("query", "value", "query_key_value")
@@ -187,7 +202,7 @@ class LoraEmbed(AdaptedEmbed):
         return super().merged_table() + self.how.scale * self.lora_a[...] @ self.lora_b[...]
 
 
-def lora(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
+def lora(network: Network, settings: Any, key: jax.Array) -> Callable[[str], bool]:
     """Low-rank adapters on queries and values, or where `settings.targets` says.
 
     Raises:
@@ -196,12 +211,12 @@ def lora(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], 
     return _add(network, settings, key, LoraLinear, embeddings=True)
 
 
-def rslora(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
+def rslora(network: Network, settings: Any, key: jax.Array) -> Callable[[str], bool]:
     """LoRA scaled by alpha / sqrt(rank), so that a high rank does not learn more slowly."""
     return _add(network, settings, key, LoraLinear, embeddings=True, root=True)
 
 
-def lora_plus(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
+def lora_plus(network: Network, settings: Any, key: jax.Array) -> Callable[[str], bool]:
     """LoRA whose B learns faster than A (Hayou et al. 2024, https://arxiv.org/abs/2402.12354)."""
     return lora(network, settings, key)
 
@@ -211,17 +226,17 @@ def lora_plus_rate(path: str, settings: Any) -> float:
     return settings.learning_rate_ratio if path.rpartition(".")[2] == "lora_b" else 1.0
 
 
-def dora(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
+def dora(network: Network, settings: Any, key: jax.Array) -> Callable[[str], bool]:
     """Weights as magnitude and direction, the direction adapted by LoRA."""
     return _add(network, settings, key, DoraLinear)
 
 
-def pissa(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
+def pissa(network: Network, settings: Any, key: jax.Array) -> Callable[[str], bool]:
     """LoRA on the principal singular directions; the output at the start is unchanged."""
     return _add(network, settings, key, PissaLinear)
 
 
-def qlora(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str], bool]:
+def qlora(network: Network, settings: Any, key: jax.Array) -> Callable[[str], bool]:
     """All linear layers of the blocks in few bits, LoRA on all of them or on `settings.targets`.
 
     A step of SmolLM2-135M (4x128 tokens, blocks recomputed in a loop) needs 574 MB, of which 202 MB
@@ -245,7 +260,7 @@ def qlora(network: nnx.Module, settings: Any, key: jax.Array) -> Callable[[str],
 
 
 def _add(
-    network: nnx.Module,
+    network: Network,
     settings: Any,
     key: jax.Array,
     adapter: type[LoraLinear],
@@ -298,11 +313,164 @@ def _by_pattern(
     return values
 
 
+# How A and B begin. With the first, peft takes their start away from the base weights, once more
+# when it loads the adapter; the others leave these as published.
+OF_CHANGED_BASE = ("pissa", "olora", "corda", "lora_ga")
+OF_PUBLISHED_BASE = ("gaussian", "eva", "orthogonal", "mica")
+
+
+def _start(value: Any) -> str | None:
+    name = value.lower() if isinstance(value, str) else value
+    if name is None or isinstance(name, bool) or name in OF_PUBLISHED_BASE:
+        return None
+    if name == "loftq":
+        return (
+            "means that the adapter belongs to base weights that LoftQ made; save these as a "
+            "checkpoint, use it as the base, and set init_lora_weights to true"
+        )
+    if not isinstance(name, str) or not name.startswith(OF_CHANGED_BASE):
+        return "is not known"
+    return (
+        "means that the adapter belongs to base weights that peft changed when training began. "
+        "Convert it with peft to one of the published weights: save_pretrained(START) the adapter "
+        "before it is trained, and save_pretrained(FOLDER, "
+        "path_initial_model_for_weight_conversion=START) afterwards"
+    )
+
+
+PEFT_SETTINGS: Mapping[str, Setting] = {
+    **TARGETED,
+    "r": Setting(8, whole),
+    "lora_alpha": Setting(8, above_zero),
+    "lora_dropout": Setting(0.0, rate),
+    "rank_pattern": Setting(None, by_expression(whole)),
+    "alpha_pattern": Setting(None, by_expression(above_zero)),
+    "use_rslora": Setting(False, flag),
+    "use_dora": Setting(False, flag),
+    "lora_bias": Setting(False, flag),
+    "bias": Setting("none", only("none", "all", "lora_only")),
+    "init_lora_weights": Setting(True, _start),
+    "trainable_token_indices": Setting(None, token_rows),
+    # With it the file has the tensors of both layers.
+    "ensure_weight_tying": Setting(False, flag),
+    "alora_invocation_tokens": Setting(
+        None,
+        only(None, [], because="(adapters that begin behind these tokens) is not implemented"),
+    ),
+    **dict.fromkeys(
+        [
+            *("arrow_config", "kasa_config", "layer_replication", "megatron_config"),
+            *("monteclora_config", "target_parameters", "use_bdlora", "use_qalora"),
+            "velora_config",
+        ],
+        NOT_IMPLEMENTED,
+    ),
+    # Of what is refused above, and of how A and B begin.
+    **dict.fromkeys(
+        [
+            *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core"),
+            "qalora_group_size",
+        ],
+        HARMLESS,
+    ),
+}
+
+
+class LoraForm(LayerForm):
+    """peft's LORA, of linear layers and tables; with magnitudes where it is DoRA."""
+
+    peft_types = ("LORA",)
+    settings = PEFT_SETTINGS
+    layers = (LoraLinear, LoraEmbed)
+    adaptable = (nnx.Linear, nnx.Embed)
+    leaves = frozenset(
+        [
+            *("lora_A", "lora_B", "lora_B.bias", "lora_embedding_A", "lora_embedding_B"),
+            "lora_magnitude_vector",
+        ]
+    )
+
+    def fields_of(self, layers: Mapping[str, Any]) -> dict[str, Any]:
+        """Ranks, and alphas: peft scales by alpha / rank, whatever our scale came from."""
+        ranks = {
+            name: layer.lora_a.shape[1] * (2 if isinstance(layer, PissaLinear) else 1)
+            for name, layer in layers.items()
+        }
+        alphas = {name: layer.how.scale * ranks[name] for name, layer in layers.items()}
+        first = next(iter(ranks))
+        return {
+            "r": ranks[first],
+            "lora_alpha": alphas[first],
+            "lora_dropout": 0.0,
+            "rank_pattern": {n: rank for n, rank in ranks.items() if rank != ranks[first]},
+            "alpha_pattern": {n: alpha for n, alpha in alphas.items() if alpha != alphas[first]},
+            "use_rslora": False,
+            "use_dora": any(isinstance(layer, DoraLinear) for layer in layers.values()),
+            "bias": "none",
+        }
+
+    def tensors_of(self, layer: LoraLinear | LoraEmbed) -> dict[str, jax.Array]:
+        """A, B and magnitudes; PiSSA's as what they add to the published weights."""
+        a, b = layer.lora_a[...], layer.lora_b[...]
+        if isinstance(layer, LoraEmbed):
+            return {"lora_embedding_A": a.T, "lora_embedding_B": b.T}
+        if isinstance(layer, PissaLinear):
+            a = jnp.concatenate([a, layer.start_a[...]], axis=1)
+            b = jnp.concatenate([b, -layer.start_b[...]], axis=0)
+        tensors = {"lora_A.weight": a.T, "lora_B.weight": b.T}
+        if isinstance(layer, DoraLinear):
+            tensors["lora_magnitude_vector"] = layer.magnitude[...]
+        return tensors
+
+    def adapted(
+        self,
+        layer: Any,
+        name: str,
+        tensors: Tensors,
+        shared: Shared,
+        settings: Mapping[str, Any],
+    ) -> LoraLinear | LoraEmbed:
+        """A layer with two matrices; see `LayerForm`."""
+        is_table, dora = isinstance(layer, nnx.Embed), bool(settings["use_dora"])
+        if dora and settings["lora_bias"]:
+            raise ValueError("use_dora and lora_bias exclude each other, in peft as well")
+        if is_table and dora:
+            raise ValueError(f"{name} is a table of embeddings, for which DoRA is not implemented")
+        first, second = (
+            ("lora_embedding_A", "lora_embedding_B") if is_table else ("lora_A", "lora_B")
+        )
+        extras = {"lora_magnitude_vector": dora, "lora_B.bias": bool(settings["lora_bias"])}
+        require_tensors(name, tensors, {first, second, *(leaf for leaf in extras if extras[leaf])})
+        rank = of_expression(settings["rank_pattern"], name, settings["r"])
+        inputs, outputs = (layer.embedding if is_table else layer.kernel).shape
+        require_shape(f"{name}.{first}", tensors[first], rank, inputs)
+        require_shape(f"{name}.{second}", tensors[second], outputs, rank)
+        alpha = of_expression(settings["alpha_pattern"], name, settings["lora_alpha"])
+        scale = alpha / (rank**0.5 if settings["use_rslora"] else rank)
+        how, key = LowRank(rank, scale, settings["lora_dropout"]), jax.random.key(0)
+        kind = LoraEmbed if is_table else DoraLinear if dora else LoraLinear
+        adapted: Any = kind(layer, how, key)
+        adapted.lora_a.set_value(jnp.asarray(tensors[first].T))
+        adapted.lora_b.set_value(jnp.asarray(tensors[second].T))
+        if isinstance(adapted, DoraLinear):
+            magnitudes = tensors["lora_magnitude_vector"]
+            require_shape(f"{name}.lora_magnitude_vector", magnitudes, outputs)
+            adapted.magnitude.set_value(jnp.asarray(magnitudes))
+        if "lora_B.bias" in tensors:
+            require_shape(f"{name}.lora_B.bias", tensors["lora_B.bias"], outputs)
+            # It is added to each output, so it is one with the layer's own.
+            constant = scale * jnp.asarray(tensors["lora_B.bias"])
+            own = 0.0 if adapted.bias is None else adapted.bias[...]
+            adapted.bias = nnx.data(nnx.Param(own + constant))
+        return adapted
+
+
+LORA_FORM = LoraForm()
 METHODS = {
-    "lora": Method(lora, FIELDS),
-    "rslora": Method(rslora, FIELDS),
-    "lora_plus": Method(lora_plus, {**FIELDS, **LORA_PLUS}, lora_plus_rate),
-    "dora": Method(dora, FIELDS),
-    "pissa": Method(pissa, FIELDS),
-    "qlora": Method(qlora, {**FIELDS, **QLORA}),
+    "lora": Method(lora, FIELDS, adapter_form=LORA_FORM),
+    "rslora": Method(rslora, FIELDS, adapter_form=LORA_FORM),
+    "lora_plus": Method(lora_plus, {**FIELDS, **LORA_PLUS}, lora_plus_rate, LORA_FORM),
+    "dora": Method(dora, FIELDS, adapter_form=LORA_FORM),
+    "pissa": Method(pissa, FIELDS, adapter_form=LORA_FORM),
+    "qlora": Method(qlora, {**FIELDS, **QLORA}, adapter_form=LORA_FORM),
 }

@@ -4,9 +4,10 @@ import re
 from typing import Any
 
 import jax
-from flax import nnx
 
 from ftjax.fields import Field, Fields
+from ftjax.models.heads import is_new
+from ftjax.models.layers import Network
 from ftjax.tuning.method import IN_NETWORK, Method, Predicate
 from ftjax.tuning.targets import block_of, nearest_paths, parameter_paths
 
@@ -34,12 +35,12 @@ NOT_IN_NETWORK: Fields = dict.fromkeys(
 )
 
 
-def full(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
+def full(network: Network, settings: Any, key: jax.Array) -> Predicate:
     """Everything."""
     return lambda path: True
 
 
-def linear_probe(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
+def linear_probe(network: Network, settings: Any, key: jax.Array) -> Predicate:
     """Only the new head; dropout stays off in the frozen network.
 
     (Alain & Bengio 2016, https://arxiv.org/abs/1610.01644.)
@@ -56,7 +57,7 @@ def linear_probe(network: nnx.Module, settings: Any, key: jax.Array) -> Predicat
     return is_new
 
 
-def layers(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
+def layers(network: Network, settings: Any, key: jax.Array) -> Predicate:
     """Some blocks, or what a regular expression matches.
 
     `settings.layers` is "top:2" (the last two blocks of each stack), "bottom:2", "block:3" (the
@@ -70,7 +71,7 @@ def layers(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
     return lambda path: is_new(path) or path in chosen
 
 
-def bitfit(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
+def bitfit(network: Network, settings: Any, key: jax.Array) -> Predicate:
     """Biases of layers and norms (Ben Zaken et al. 2021, https://arxiv.org/abs/2106.10199).
 
     Raises:
@@ -79,21 +80,16 @@ def bitfit(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
     return _by_leaf(network, ("bias",), "biases")
 
 
-def norms(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
+def norms(network: Network, settings: Any, key: jax.Array) -> Predicate:
     """Scales and biases of the normalisation layers (Zhao et al. 2023, LayerNorm tuning)."""
     scales = {path for path in parameter_paths(network) if path.endswith(".scale")}
     owners = {path.rpartition(".")[0] for path in scales}
     return lambda path: is_new(path) or path.rpartition(".")[0] in owners
 
 
-def frozen_embeddings(network: nnx.Module, settings: Any, key: jax.Array) -> Predicate:
+def frozen_embeddings(network: Network, settings: Any, key: jax.Array) -> Predicate:
     """Everything but the embedding tables, and a head that is tied to one."""
     return lambda path: not path.endswith(".embedding")
-
-
-def is_new(path: str) -> bool:
-    """Whether a parameter is the task's own: not of the pretrained network."""
-    return not path.startswith("backbone.")
 
 
 def is_pretrained(path: str) -> bool:
@@ -101,7 +97,7 @@ def is_pretrained(path: str) -> bool:
     return not is_new(path)
 
 
-def _by_leaf(network: nnx.Module, names: tuple[str, ...], what: str) -> Predicate:
+def _by_leaf(network: Network, names: tuple[str, ...], what: str) -> Predicate:
     def chosen(path: str) -> bool:
         return path.rpartition(".")[2] in names
 
@@ -110,7 +106,7 @@ def _by_leaf(network: nnx.Module, names: tuple[str, ...], what: str) -> Predicat
     return lambda path: is_new(path) or chosen(path)
 
 
-def _of_blocks(network: nnx.Module, choice: str) -> set[str]:
+def _of_blocks(network: Network, choice: str) -> set[str]:
     match = re.fullmatch(r"(top|bottom|block):(\d+)", choice)
     if not match:
         return set()
@@ -134,7 +130,7 @@ def _of_blocks(network: nnx.Module, choice: str) -> set[str]:
     return chosen
 
 
-def _matching(network: nnx.Module, pattern: str) -> set[str]:
+def _matching(network: Network, pattern: str) -> set[str]:
     paths = parameter_paths(network)
     try:
         chosen = {path for path in paths if re.fullmatch(pattern, path)}

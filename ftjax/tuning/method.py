@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from flax import nnx
 
 from ftjax.fields import Field, Fields
+from ftjax.models.layers import Network
+from ftjax.tuning.adapter_form import AdapterForm
 
 Predicate = Callable[[str], bool]
 
@@ -28,11 +29,13 @@ class Method:
         fields: what it reads of a config.
         learning_rate_factor: (parameter path, settings) -> what the schedule's rate is multiplied
             by.
+        adapter_form: how what it learned is written in peft's format; None where peft has none.
     """
 
-    apply: Callable[[nnx.Module, Any, jax.Array], Predicate]
+    apply: Callable[[Network, Any, jax.Array], Predicate]
     fields: Fields
     learning_rate_factor: Callable[[str, Any], float] = same_rate
+    adapter_form: AdapterForm | None = None
 
 
 # What all methods read that change the pretrained network.

@@ -2,11 +2,12 @@
 
 from flax import nnx
 
+from ftjax.models.layers import Network
 from ftjax.tuning.adapted import AdaptedEmbed
 from ftjax.tuning.targets import replace_module, token_tables
 
 
-def add_neftune(network: nnx.Module, alpha: float) -> None:
+def add_neftune(network: Network, alpha: float) -> None:
     """Token embeddings get uniform noise of alpha / sqrt(length x features) in training.
 
     Args:

@@ -2,10 +2,11 @@
 
 from flax import nnx
 
+from ftjax.models.layers import Network
 from ftjax.tuning.targets import block_of
 
 
-def reinitialise_top(network: nnx.Module, fresh: nnx.Module, count: int) -> None:
+def reinitialise_top(network: Network, fresh: Network, count: int) -> None:
     """The top blocks of each stack get the values of a network at random.
 
     (Zhang et al. 2021, Revisiting Few-sample BERT Fine-tuning, https://arxiv.org/abs/2006.05987.)

@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 
 from ftjax.models.heads import LanguageModel
-from ftjax.models.layers import Constant
+from ftjax.models.layers import Constant, Network
+from ftjax.models.masked_language_model import MaskedLanguageModel
 from ftjax.tuning.adapted import AdaptedEmbed
 from ftjax.tuning.targets import replace_module, token_tables
 
@@ -54,7 +55,7 @@ class SeenRowsEmbed(AdaptedEmbed):
 
 
 def train_seen_rows(
-    network: nnx.Module, is_trainable: Callable[[str], bool], tokens: np.ndarray
+    network: Network, is_trainable: Callable[[str], bool], tokens: np.ndarray
 ) -> Callable[[str], bool]:
     """Divides the token tables that are trained.
 
@@ -69,7 +70,10 @@ def train_seen_rows(
     Returns:
         The same as `is_trainable`, but False for the rows that are not seen.
     """
-    if isinstance(network, LanguageModel) and network.backbone.config.tie_word_embeddings:
+    if (
+        isinstance(network, LanguageModel | MaskedLanguageModel)
+        and network.backbone.config.tie_word_embeddings
+    ):
         return is_trainable
     unseen = set()
     for path, layer in token_tables(network).items():

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
+from ftjax.models.heads import is_new
+from ftjax.models.layers import Network
 from ftjax.tuning.adapted import AdaptedEmbed
 
 # What a linear layer does, by its module path within the pretrained network. Families name their
@@ -41,7 +43,7 @@ class Block(NamedTuple):
     """
 
     stack: str
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def block_of(path: str) -> Block | None:
@@ -50,25 +52,25 @@ def block_of(path: str) -> Block | None:
     return Block(match[1], int(match[2])) if match else None
 
 
-def parameter_paths(network: nnx.Module) -> list[str]:
+def parameter_paths(network: Network) -> list[str]:
     """Dotted paths of all parameters."""
     return [
         ".".join(map(str, path)) for path in nnx.to_flat_state(nnx.state(network, nnx.Param)).paths
     ]
 
 
-def modules_of(network: nnx.Module, kind: type | tuple[type, ...]) -> dict[str, Any]:
-    """Dotted path -> module of a kind, inside the pretrained network, in the order of paths."""
+def modules_of(network: Network, kind: type | tuple[type, ...]) -> dict[str, Any]:
+    """Dotted path -> module of a kind, in the order of paths; not of the task's own head."""
     found = {
         ".".join(map(str, path)): module
         for path, module in nnx.iter_modules(network)
         if isinstance(module, kind)
     }
-    return {path: found[path] for path in sorted(found) if path.startswith("backbone.")}
+    return {path: found[path] for path in sorted(found) if not is_new(f"{path}.")}
 
 
 def find_targets(
-    network: nnx.Module, pattern: str | None, roles: Sequence[str], kind: type | tuple[type, ...]
+    network: Network, pattern: str | None, roles: Sequence[str], kind: type | tuple[type, ...]
 ) -> dict[str, Any]:
     """The layers a method is put on.
 
@@ -98,7 +100,7 @@ def find_targets(
     return chosen
 
 
-def token_tables(network: nnx.Module) -> dict[str, Any]:
+def token_tables(network: Network) -> dict[str, Any]:
     """Path -> table that looks up the embeddings of tokens; none if the network reads no tokens."""
     rows = getattr(network.backbone.config, "vocab_size", None)
     return {
@@ -108,7 +110,7 @@ def token_tables(network: nnx.Module) -> dict[str, Any]:
     }
 
 
-def replace_module(network: nnx.Module, path: str, module: nnx.Module) -> None:
+def replace_module(network: Network, path: str, module: nnx.Module) -> None:
     """Puts a module in the place of another."""
     *parents, last = path.split(".")
     owner = network

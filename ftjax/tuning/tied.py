@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ftjax.models.layers import Network
 
-def tied_table(network: nnx.Module) -> nnx.Module | None:
+
+def tied_table(network: Network) -> Network | None:
     """The table that a network's published head repeats; None where nothing repeats one.
 
     Args:
         network: one of a family's: a backbone, or one with a head.
     """
-    backbone = getattr(network, "backbone", None)
+    backbone: Network = getattr(network, "backbone", None)
     if getattr(network, "lm_head", network) is None:
         if hasattr(backbone, "target_table"):
             return backbone.target_table()
@@ -26,7 +28,7 @@ def tied_table(network: nnx.Module) -> nnx.Module | None:
     return None
 
 
-def untie(network: nnx.Module, table: jax.Array) -> None:
+def untie(network: Network, table: jax.Array) -> None:
     """Gives a network's tied head weights of its own.
 
     Args:
@@ -39,8 +41,9 @@ def untie(network: nnx.Module, table: jax.Array) -> None:
     head = _masked_lm_head(network)
     if hasattr(network.backbone, "target_table") or (hasattr(network, "lm_head") and head):
         raise ValueError(
-            "The embeddings of tokens were adapted, a head repeats them, and this family has no "
-            "form in which it does not. Export the adapter instead (--adapter)."
+            "A head repeats the table of tokens, one of the two was adapted without the other, and "
+            "this family has no form in which they differ. A run's export can be its adapter "
+            "(--adapter)."
         )
     layer = _linear(table.T, head.bias if head else getattr(network, "bias", None), network.compute)
     if head:
@@ -54,13 +57,13 @@ def untie(network: nnx.Module, table: jax.Array) -> None:
         module.config = dataclasses.replace(module.config, tie_word_embeddings=False)
 
 
-def _masked_lm_head(network: nnx.Module) -> nnx.Module | None:
+def _masked_lm_head(network: Network) -> Network | None:
     heads = (getattr(network, name, None) for name in ("head", "lm_head"))
     return next((head for head in heads if hasattr(head, "tied")), None)
 
 
 def _linear(kernel: jax.Array, bias: nnx.Param | None, compute: Any) -> nnx.Linear:
-    layer = nnx.eval_shape(
+    layer: Network = nnx.eval_shape(
         lambda: nnx.Linear(
             *kernel.shape, use_bias=bias is not None, dtype=compute.dtype, rngs=nnx.Rngs(0)
         )

@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 
 from ftjax.models.attention import Prefix
+from ftjax.models.layers import Network
 from ftjax.models.prompt import Prompt
 from ftjax.randomness import run_key
 from ftjax.tuning import METHODS
@@ -19,7 +20,7 @@ from ftjax.tuning.tied import tied_table, untie
 
 
 def tune(
-    network: nnx.Module, settings: Any, seed: int, training_tokens: np.ndarray | None = None
+    network: Network, settings: Any, seed: int, training_tokens: np.ndarray | None = None
 ) -> tuple[Rebuild, Parameters, Parameters]:
     """Applies the method of a config to a task's network, and splits it; see `partition`.
 
@@ -40,7 +41,7 @@ def tune(
     return partition(network, is_trainable)
 
 
-def merge(network: nnx.Module) -> nnx.Module:
+def merge(network: Network) -> Network:
     """Puts plain layers in the place of adapted ones; the network computes the same.
 
     A head that is tied to an adapted table gets weights of its own, since it repeats the published

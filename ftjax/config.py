@@ -20,11 +20,13 @@ methods, penalties and averages read stands in their files; the fields of all ar
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from ftjax.data.sources.splitting import FIELDS as SPLITTING
+from ftjax.data.sources.splitting import shares_problem
 from ftjax.fields import Field, Fields, all_fields, nearest, read_fields
 from ftjax.objectives import OBJECTIVES
 from ftjax.penalties.penalties import FIELDS as PENALTIES
@@ -107,7 +109,17 @@ FIELDS: Fields = {
     "data.validation_split": Field("validation", "Split that chooses the checkpoint."),
     "data.test_split": Field("test", "Split that is looked at once, at the end."),
     "data.train_limit": Field(
-        None, "Learn from so many only, drawn at random.", optional=int, minimum=1
+        None,
+        "Learn from so many only, drawn at random, each class in its share.",
+        optional=int,
+        minimum=1,
+    ),
+    **SPLITTING,
+    "data.on_bad_record": Field(
+        "refuse",
+        "What to do with records that cannot be learned from: 'refuse' the first, or 'skip' and "
+        "count them.",
+        choices=("refuse", "skip"),
     ),
     "data.batch_size": Field(32, "Examples per update, over all devices.", minimum=1),
     "tuning.method": Field(
@@ -242,7 +254,8 @@ class Config(Section):
         del section[last]
 
     def _section_of(self, name: str) -> tuple[Section, str]:
-        section, prefix = self, ""
+        section: Any = self
+        prefix = ""
         *parts, last = name.split(".")
         for part in parts:
             prefix += f"{part}."
@@ -339,11 +352,23 @@ def unknown_field(name: str) -> str | None:
         return None
     where, _, last = name.rpartition(".")
     inside = [n for n in names if n.rpartition(".")[0] == where]
-    # A short name is as near to its long form as to any other: initials, then letters.
-    initials = [n for n in inside if "".join(w[0] for w in n.split(".")[-1].split("_")) == last]
-    hint = f"; did you mean {initials[0]}?" if initials else nearest(name, names)
+    hint = f"; did you mean {meant[0]}?" if (meant := _meant(last, inside, names)) else ""
+    hint = hint or nearest(name, names) or "."
     listed = f" Fields beside it: {', '.join(inside)}." if inside else ""
-    return f"There is no field config.{name}{hint or '.'}{listed}"
+    return f"There is no field config.{name}{hint}{listed}"
+
+
+def _meant(last: str, inside: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Fields that a last part stands for: by their initials, as lr does, or in another section."""
+
+    def initials(name: str) -> str:
+        return "".join(word[0] for word in name.split(".")[-1].split("_"))
+
+    return [
+        *(name for name in inside if initials(name) == last),
+        *(name for name in names if name.split(".")[-1] == last),
+        *(name for name in names if initials(name) == last),
+    ]
 
 
 def unread_field(name: str, values: Mapping[str, Any]) -> str:
@@ -358,7 +383,9 @@ def unread_field(name: str, values: Mapping[str, Any]) -> str:
         return f"config.{name} is not read with tuning.method = {method!r}; leave it out."
     told = " or ".join(f"{reader} = {', '.join(found)}" for reader, found in readers.items())
     now = ", ".join(f"{r} is {values[r]!r}" for r in readers if r in values)
-    return f"config.{name} is read only with {told}" + (f"; here {now}." if now else ".")
+    sentence = f"config.{name} is read only with {told}" + (f"; here {now}." if now else ".")
+    # Of a choice that is itself not there, who reads it.
+    return " ".join([sentence, *(unread_field(r, values) for r in readers if r not in values)])
 
 
 def _bad_combination(values: Mapping[str, Any]) -> str | None:
@@ -374,6 +401,8 @@ def _bad_combination(values: Mapping[str, Any]) -> str | None:
             f"config.data: train, validation and test splits are {splits}; they must be three "
             "different ones, or the scores mean nothing."
         )
+    if problem := shares_problem(values["data.shares"]):
+        return problem
     if values.get("training.mesh.data") == 0:
         return "config.training.mesh.data = 0; allowed: -1 (all that are left) or >= 1."
     return None

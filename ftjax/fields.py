@@ -103,8 +103,8 @@ class Field:
 
     def brought(self, value: Any) -> Fields:
         """The fields that are read with a value of this one."""
-        found = dict((self.options or {}).get(value, {}))
-        return found | self.if_set if self.if_set and value != self.default else found
+        found = (self.options or {}).get(value, {})
+        return {**found, **self.if_set} if self.if_set and value != self.default else found
 
     def _choices(self) -> tuple | None:
         return tuple(self.options) if self.options else self.choices

@@ -42,11 +42,16 @@ class StopRequest:
 def end_on_signals(what_is_safe: str) -> None:
     """From now on, a signal ends the program with a sentence.
 
+    At once, even while the main thread is in a long call of compiled code, such as XLA's compiler.
+
     Args:
         what_is_safe: told after "Stopped by SIGTERM.".
     """
+    told = threading.Lock()
 
     def end(number, frame):
+        if not told.acquire(blocking=False):
+            return
         name = signal.Signals(number).name
         cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
         # Not sys.exit: what runs on the way out may wait for threads, or print a traceback.
@@ -55,6 +60,18 @@ def end_on_signals(what_is_safe: str) -> None:
 
     for number in SIGNALS:
         signal.signal(number, end)
+    # Python calls handlers between two instructions of the main thread, and only then.
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+
+    def watch():
+        while True:
+            (number,) = os.read(reading, 1)
+            if signal.getsignal(number) is end:
+                end(number, None)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -3,8 +3,24 @@
 from ftjax.objectives.base import Objective
 from ftjax.objectives.causal_lm import CausalLanguageModeling
 from ftjax.objectives.classification import Classification
+from ftjax.objectives.masked_lm import MaskedLanguageModeling
+from ftjax.objectives.multi_label import MultiLabel
+from ftjax.objectives.ordinal import Ordinal
+from ftjax.objectives.regression import Regression
+from ftjax.objectives.seq2seq import SequenceToSequence
+from ftjax.objectives.sft import SupervisedFineTuning
+from ftjax.objectives.span_extraction import SpanExtraction
+from ftjax.objectives.token_classification import TokenClassification
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "classification": Classification,
+    "multi_label": MultiLabel,
+    "ordinal": Ordinal,
+    "regression": Regression,
     "causal_lm": CausalLanguageModeling,
+    "sft": SupervisedFineTuning,
+    "masked_lm": MaskedLanguageModeling,
+    "seq2seq": SequenceToSequence,
+    "token_classification": TokenClassification,
+    "span_extraction": SpanExtraction,
 }

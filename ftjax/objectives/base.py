@@ -6,23 +6,38 @@ they need. Adding one is a file with a class and a line in `ftjax/objectives/__i
 
 import abc
 import copy
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
-from flax import nnx
+from rich.text import Text
 
-from ftjax.data.examples import Examples
-from ftjax.data.sources import Records, load_records
-from ftjax.data.text import load_tokenizer
+from ftjax.data.examples import Examples, SomeExamples
+from ftjax.data.sources import Division, Records, Source
+from ftjax.data.sources.records import BadRecordError, require_few
+from ftjax.data.sources.splitting import SHARES, drawn
+from ftjax.data.tokenizer import load_tokenizer
+from ftjax.evaluation.answers import Answers
+from ftjax.evaluation.intervals import Interval
 from ftjax.evaluation.measurement import Measurement, Retention
 from ftjax.fields import Field, Fields, Settings
+from ftjax.losses.divergence import divergence
 from ftjax.losses.forward import Forward
+from ftjax.models.layers import Network
+from ftjax.pretrained.adapter import save_adapter
+from ftjax.pretrained.checkpoint import Checkpoint, read_config
+from ftjax.pretrained.compare import merged_and_compared
+from ftjax.pretrained.export import export
+from ftjax.progress import timed
 
 SPLITS = ("train", "validation", "test")
+BASELINE_EXAMPLES = {"train": 20_000, "validation": 5_000}
+"""More than these say little more, and take many minutes."""
+Say = Callable[[str], None]
 LossSums = tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]
 
 
@@ -33,8 +48,9 @@ class Objective(abc.ABC):
         fields: what it reads of a config, besides the fields that all have.
         metrics: of a split -> whether "higher" or "lower" is better.
         has_new_head: whether the network's predictions before tuning mean nothing.
+        keeps_features: whether a head alone can be trained on `features`, one vector of each row.
+        gives_labels: whether its predictions have `marks`.
         config: the run's.
-        tokenizer: the checkpoint's own.
         examples: split -> its examples, after `read`.
         notes: what a person should know of the data, such as how many texts were truncated.
         facts: what a finished run needs to be used without its data, as JSON values.
@@ -43,6 +59,8 @@ class Objective(abc.ABC):
     fields: ClassVar[Fields]
     metrics: ClassVar[Mapping[str, str]]
     has_new_head: bool = False
+    keeps_features: bool = True
+    gives_labels: bool = False
 
     def __init__(self, config: Settings, folder: Path, facts: Mapping | None = None):
         """Prepares; data are read by `read`.
@@ -53,10 +71,19 @@ class Objective(abc.ABC):
             facts: of a finished run.
         """
         self.config, self.folder = config, folder
-        self.tokenizer = load_tokenizer(folder, grow_table=config.model.grow_table)
         self.examples: dict[str, Examples] = {}
         self.notes: list[str] = []
         self.facts: dict[str, Any] = dict(facts or {})
+        self._source: Source | None = None
+        self._contents: dict[str, list] = {}
+        # Split -> number of a record among all of it -> why it is left out.
+        self._left_out: dict[str, dict[int, str]] = {}
+        self._unread = 0
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's own, a transformers.PreTrainedTokenizerBase."""
+        return load_tokenizer(self.folder, grow_table=self.config.model.grow_table)
 
     @classmethod
     def problem(cls, config: Settings) -> str | None:
@@ -67,10 +94,12 @@ class Objective(abc.ABC):
         """Reads all splits, the training split first.
 
         Raises:
-            ValueError: a record that cannot be learned from; names file and record.
+            ValueError: a record that cannot be learned from, or too many of them to be left out as
+                the config wants it; names file and record.
         """
         for split in SPLITS:
-            self.examples[split] = self.read_split(split)
+            self.examples[split] = self._read_without_bad_records(split)
+        self._note_source()
         for first, second in itertools.combinations(SPLITS, 2):
             if self.examples[first].fingerprint == self.examples[second].fingerprint:
                 raise ValueError(
@@ -78,23 +107,125 @@ class Objective(abc.ABC):
                     "records, so their scores would mean nothing. Give each split its own."
                 )
 
-    def with_examples(self, examples: dict[str, Examples]) -> "Objective":
+    def _read_without_bad_records(self, split: str) -> Examples:
+        """The examples of a split; of records that it refuses, as the config wants it."""
+        while True:
+            before = {n: copy.copy(v) for n, v in vars(self).items() if isinstance(v, dict | list)}
+            try:
+                examples = self.read_split(split)
+            except BadRecordError as error:
+                if self.config.data.on_bad_record == "refuse":
+                    raise
+                self._leave_out(split, error)
+                # Nothing that was noted of them stays.
+                vars(self).update(before, _left_out=self._left_out)
+                continue
+            if left_out := self._left_out.get(split):
+                problems = [left_out[index] for index in sorted(left_out)]
+                count = len(left_out) + len(self._contents[split])
+                self.notes.append(f"{split}: {require_few(split, problems, count)}")
+            return examples
+
+    def _leave_out(self, split: str, error: BadRecordError) -> None:
+        """Remembers bad records by their number among all of the split.
+
+        Raises:
+            BadDataError: they are too many.
+        """
+        known = self._left_out.setdefault(split, {})
+        count = len(known) + len(self._contents[split])
+        kept = np.delete(np.arange(count), list(known))
+        known |= {int(kept[index]): problem for index, problem in error.problems.items()}
+        require_few(split, [known[index] for index in sorted(known)], count)
+
+    @property
+    def left_out(self) -> int:
+        """How many records could not be learned from."""
+        return self._unread + sum(map(len, self._left_out.values()))
+
+    def with_examples(self, examples: dict[str, Examples]) -> Self:
         """The same, with others in the place of its examples."""
         other = copy.copy(self)
         other.examples = examples
         return other
 
+    def with_rows(self, rows: Mapping[str, np.ndarray]) -> Self:
+        """The same with some of its examples only.
+
+        Args:
+            rows: split -> int [rows], which of them.
+        """
+        chosen = {name: SomeExamples(all_, rows[name]) for name, all_ in self.examples.items()}
+        return self.with_examples(dict(chosen))
+
+    def baseline_rows(self) -> dict[str, np.ndarray]:
+        """Which examples baselines learn from, and are chosen with; for the test split, all."""
+        counts = {split: len(examples.lengths) for split, examples in self.examples.items()}
+        return {
+            split: drawn(np.zeros(count, np.int64), BASELINE_EXAMPLES.get(split, count), 0)
+            for split, count in counts.items()
+        }
+
+    def epoch_examples(self, epoch: int) -> Examples:
+        """The training split as an epoch sees it; the same for the same epoch, always."""
+        return self.examples["train"]
+
     @abc.abstractmethod
     def read_split(self, split: str) -> Examples:
         """The examples of "train", "validation" or "test"."""
+
+    def shown_example(self) -> Text | None:
+        """One example as it is learned, for a person; None where there is nothing to look at."""
+        return None
 
     @property
     @abc.abstractmethod
     def network_name(self) -> str:
         """The published network to start from ("backbone", "causal_lm", ...)."""
 
+    def checkpoint(self, say: Say) -> Path | Checkpoint:
+        """What `network_name` is loaded from.
+
+        Args:
+            say: told what of it is new.
+        """
+        return self.folder
+
+    def export(self, network: Network, folder: str | Path) -> None:
+        """Writes a trained network as a folder that others load, reloads it and compares.
+
+        Args:
+            network: of this objective, perhaps with adapters; changed in place.
+            folder: to be made.
+
+        Raises:
+            FileExistsError: the folder is there already.
+            ValueError: what was learned is no change of weights, or the same does not load again.
+        """
+        with timed("Merging and comparing"):
+            merged, expected = merged_and_compared(network, self.folder)
+        with timed("Writing, loading again and comparing"):
+            export(
+                merged,
+                self.network_name,
+                self.folder,
+                folder,
+                fields=self.exported_fields(),
+                expected=expected,
+                accept_fields=tuple(self.config.model.accept_fields),
+            )
+
+    def exported_fields(self) -> dict[str, Any]:
+        """config.json of an export, but for what parameters say; by default the checkpoint's."""
+        return read_config(self.folder)
+
+    def export_adapter(self, network: Network, folder: str | Path) -> None:
+        """Writes only what was learned beside the published weights; see `save_adapter`."""
+        accept = tuple(self.config.model.accept_fields)
+        save_adapter(network, self.network_name, self.folder, folder, accept_fields=accept)
+
     @abc.abstractmethod
-    def network(self, backbone: nnx.Module) -> nnx.Module:
+    def network(self, backbone: Network) -> Network:
         """The published network with what is added; called as `network(batch, key=key)`."""
 
     @abc.abstractmethod
@@ -105,8 +236,12 @@ class Objective(abc.ABC):
         add up to exactly the loss of the whole batch.
         """
 
+    def divergence(self, first: Any, second: Any, weights: jax.Array) -> jax.Array:
+        """How far apart two networks' predictions are; see `losses.divergence`."""
+        return divergence(first, second, weights)
+
     @abc.abstractmethod
-    def outputs(self, network: nnx.Module, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def outputs(self, network: Network, batch: Mapping[str, jax.Array]) -> jax.Array:
         """What scoring needs of each row, [rows, ...]."""
 
     @abc.abstractmethod
@@ -125,19 +260,55 @@ class Objective(abc.ABC):
 
         return Measurement(self.examples, self.outputs, score)
 
-    def details(self, outputs: np.ndarray) -> dict[str, Any]:
-        """More of the test split than numbers by name, as JSON values; for the result."""
+    def validation(self) -> Measurement:
+        """What is scored while training goes on; it may leave out costly metrics."""
+        return self.measurement()
+
+    def details(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """More of the test split than numbers by name, as JSON values; for the result.
+
+        Args:
+            outputs: of the trained network for "validation" and "test".
+        """
+        return {}
+
+    def intervals(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+        """Metric of the test split -> its 95 % interval over the test examples, if it has one.
+
+        Args:
+            outputs: for "test", and perhaps for "validation".
+        """
+        return {}
+
+    def written(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Files of the run folder that others read, by name, as JSON values.
+
+        Args:
+            outputs: as of `details`.
+        """
+        return {}
+
+    def learned_facts(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """More `facts`, which only the trained network tells; from the validation split.
+
+        Args:
+            outputs: as of `details`.
+        """
         return {}
 
     def retention(self) -> Retention | None:
-        """What should not be forgotten, with its data read; None if the config asks for none."""
+        """What should not be forgotten, with its data read; asked for if the config wants it."""
+        return None
+
+    def answers(self) -> Answers | None:
+        """What the network is to write before and after tuning, beside people; None for nothing."""
         return None
 
     def general_text(self, records: Records) -> Examples:
         """Texts without labels, as the network reads them; for penalties."""
         raise ValueError(f"{type(self).__name__} has no use for general text.")
 
-    def features(self, network: nnx.Module, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def features(self, network: Network, batch: Mapping[str, jax.Array]) -> jax.Array:
         """What a new head sees of each row, [rows, hidden]."""
         return network.features(batch)
 
@@ -145,6 +316,11 @@ class Objective(abc.ABC):
     def wants_features(self) -> bool:
         """Whether `baselines` needs the pretrained network's features."""
         return False
+
+    @property
+    def has_baselines(self) -> bool:
+        """Whether there is anything for the network to beat."""
+        return self.wants_features
 
     def baselines(self, features: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
         """What the network has to beat on the test split: name -> metric -> score.
@@ -162,20 +338,73 @@ class Objective(abc.ABC):
         """
         raise ValueError("This run learned to write texts; scripts/chat.py talks with it.")
 
+    def prediction_outputs(self, network: Network, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """What predicting needs of each row, [rows, ...]; by default what scoring needs."""
+        return self.outputs(network, batch)
+
     @property
     def prediction_fields(self) -> dict[str, str]:
         """Our names -> columns of a file of records to predict for."""
         return {}
 
-    def predictions(self, outputs: np.ndarray) -> list[dict[str, Any]]:
-        """What is predicted for each record, as JSON values."""
+    def predictions(self, outputs: np.ndarray, examples: Examples) -> list[dict[str, Any]]:
+        """What is predicted for each record, as JSON values.
+
+        Args:
+            outputs: what `prediction_outputs` gave for all examples.
+            examples: that `prediction_examples` made of the records.
+        """
         return []
+
+    def describe_prediction(self, prediction: Mapping[str, Any]) -> list[str]:
+        """One of `predictions` as lines for a person."""
+        return [f"{name}: {value}" for name, value in prediction.items()]
+
+    def marks(self, prediction: Mapping[str, Any]) -> dict[str, float]:
+        """The labels that one of `predictions` gives, with their probabilities."""
+        return {}
 
     def load(self, split: str, fields: Mapping[str, str]) -> Records:
         """The records of a split as the config names it; `train_limit` holds for training."""
         data = self.config.data
+        if self._source is None:
+            splits = [data[f"{name}_split"] for name in SPLITS]
+            seed, group = data.split_seed, data.group_field
+            division = Division(splits, data.shares, seed, group, fill=True)
+            skips = data.on_bad_record == "skip"
+            self._source = Source(data.source, division, skip_bad_records=skips)
         limit = data.train_limit if split == "train" else None
-        return load_records(data.source, split=data[f"{split}_split"], fields=fields, limit=limit)
+        records = self._source.records(data[f"{split}_split"], fields, limit)
+        if left_out := self._left_out.get(split):
+            records = records.chosen(np.delete(np.arange(len(records)), list(left_out)))
+        self._contents[split] = records.contents()
+        return records
+
+    def _note_source(self) -> None:
+        """Notes how the data were read, and lets go of them.
+
+        Raises:
+            ValueError: the config says how to divide what comes with splits.
+        """
+        source, data = self._source, self.config.data
+        if source is None:
+            return
+        if not source.divided and (data.group_field or tuple(data.shares) != SHARES):
+            raise ValueError(
+                f"config.data.group_field and config.data.shares divide a source without splits, "
+                f"and {data.source} has them; leave both out."
+            )
+        self.notes[:0] = source.notes
+        train = set(self._contents["train"])
+        for split in ("validation", "test"):
+            contents = self._contents[split]
+            if equal := sum(content in train for content in contents):
+                self.notes.append(
+                    f"{split}: {equal:,} of {len(contents):,} records read exactly like one of "
+                    "train, so that knowing them by heart scores"
+                )
+        self._unread = source.left_out
+        self._source, self._contents = None, {}
 
 
 def metric_field(metrics: Mapping[str, str], default: str) -> Fields:
@@ -185,8 +414,21 @@ def metric_field(metrics: Mapping[str, str], default: str) -> Fields:
     return {"evaluation.metric": Field(default, meaning, choices=tuple(metrics))}
 
 
-def buckets_problem(buckets: Sequence[int]) -> str | None:
+LOGITS_AT_ONCE: Fields = {
+    "model.logits_at_once": Field(
+        2**25, "Most logits held at once; more are computed in chunks.", minimum=1
+    )
+}
+"""For networks that give the logits of a vocabulary at each position."""
+
+
+def buckets_field(lengths: tuple[int, ...], meaning: str, name: str = "buckets") -> Fields:
+    """The field that says to which lengths in tokens rows are padded."""
+    return {f"data.{name}": Field(lengths, meaning, minimum=3, items=int)}
+
+
+def buckets_problem(buckets: Sequence[int], name: str = "buckets") -> str | None:
     """What is wrong with lengths to pad to, as a sentence, or None."""
     if not buckets or list(buckets) != sorted(set(buckets)):
-        return f"config.data.buckets = {buckets} must be rising lengths, such as (32, 64, 128)."
+        return f"config.data.{name} = {buckets} must be rising lengths, such as (32, 64, 128)."
     return None

@@ -2,18 +2,25 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ftjax.files import read_checked_json, write_checked_json
+from ftjax.files import read_checked_json, write_checked_json, writing
 from ftjax.runs.result import Result
 
 SMALLEST_FREE_BYTES = 2**20
+# What only a run that began leaves; a start that failed has written its config alone.
+OF_A_RUN = ("manifest.json", "task.json", "before.json", "metrics.jsonl", "result.json")
+CONTINUES = (
+    "The checkpoints are safe: free space, and the same command continues from the last one."
+)
 
 
 class RunFolder:
@@ -27,6 +34,7 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
+        self._lines = self.path / "metrics.jsonl"
 
     @contextlib.contextmanager
     def claimed(self, config: Mapping[str, Any]) -> Iterator[None]:
@@ -38,14 +46,15 @@ class RunFolder:
             config: flat.
 
         Raises:
-            OSError: it cannot be written, or the disk is full.
-            ValueError: it holds a run with another config (lists the fields that differ), or
-                another process is at work in it.
+            OSError: it cannot be written, the disk is full, or a file of its run is missing.
+            ValueError: it holds a run with another config (lists the fields that differ), another
+                process is at work in it, or a file of its run is damaged.
         """
         with self._locked():
             flat = json.loads(json.dumps(config))
             file = self.path / "config.json"
-            if file.exists() and (self.path / "manifest.json").exists():
+            if self.checkpoints.exists() or any((self.path / f).exists() for f in OF_A_RUN):
+                read_checked_json(self.path / "manifest.json")
                 _refuse_another_config(self.path, read_checked_json(file), flat)
             else:
                 write_checked_json(file, flat)
@@ -70,8 +79,8 @@ class RunFolder:
             ) from error
         except OSError as error:
             raise OSError(
-                f"The run folder {self.path} cannot be written ({error}). Free space or choose "
-                "another one with --workdir."
+                f"The run folder {self.path} cannot be written ({error.strerror or error}). Free "
+                "space or choose another one with --workdir."
             ) from error
         try:
             yield
@@ -83,7 +92,7 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: the folder holds no run.
-            ValueError: the file is damaged.
+            OSError, ValueError: the file cannot be read, or is damaged.
         """
         file = self.path / "config.json"
         if not file.exists():
@@ -96,29 +105,43 @@ class RunFolder:
         return None if values is None else Result.from_json(values)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends a line to metrics.jsonl. The same run writes the same lines, bit for bit."""
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}, allow_nan=False) + "\n")
+        """Appends a line to metrics.jsonl. The same run writes the same lines, bit for bit.
 
-    def metrics(self) -> list[dict[str, float]]:
-        """The lines of metrics.jsonl, as far as they are whole."""
-        file = self.path / "metrics.jsonl"
-        lines = []
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-            # The process may have been killed in the middle of one.
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-        return lines
+        Raises:
+            OSError: it cannot be written.
+        """
+        line = json.dumps({"step": step, **metrics}, allow_nan=False) + "\n"
+        with writing(self._lines, "A line", CONTINUES), open(self._lines, "ab") as file:
+            file.write(line.encode())
 
-    def forget_after(self, step: int) -> None:
-        """Drops metrics of later steps, which a resumed run will write again."""
-        file = self.path / "metrics.jsonl"
-        if not file.exists():
-            return
-        kept = [line for line in self.metrics() if line["step"] <= step]
-        partial = file.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, file)
+    def logged(self) -> int:
+        """CRC-32 of metrics.jsonl as it stands."""
+        return zlib.crc32(self._lines.read_bytes()) if self._lines.exists() else 0
+
+    def forget_after(self, step: int, logged: int) -> bool:
+        """Drops metrics of later steps, which a resumed run will write again.
+
+        Args:
+            step: the last to keep.
+            logged: what `logged` was then.
+
+        Returns:
+            False if the lines until then are not those that were written: then they are moved to
+            metrics.damaged.jsonl.
+
+        Raises:
+            OSError: the file cannot be read or written.
+        """
+        with writing(self._lines, "The lines so far", CONTINUES):
+            lines = self._lines.read_bytes() if self._lines.exists() else b""
+            kept = [line for line in lines.splitlines(keepends=True) if _step_of(line) <= step]
+            whole = zlib.crc32(b"".join(kept)) == logged
+            partial = self._lines.with_suffix(".partial")
+            partial.write_bytes(b"".join(kept) if whole else b"")
+            if not whole and lines:
+                os.replace(self._lines, self.path / "metrics.damaged.jsonl")
+            os.replace(partial, self._lines)
+        return whole
 
     def remember(self, name: str, value: Mapping[str, Any]) -> None:
         """Keeps what is costly to compute (`<name>.json`) for a resumed run."""
@@ -128,10 +151,19 @@ class RunFolder:
         """What `remember` kept, or None.
 
         Raises:
-            ValueError: the file is damaged.
+            OSError, ValueError: the file cannot be read, or is damaged.
         """
         file = self.path / f"{name}.json"
         return read_checked_json(file) if file.exists() else None
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line of metrics.jsonl; that of no run if it is not whole."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        # The process may have been killed in the middle of one.
+        return math.inf
 
 
 def _refuse_another_config(path: Path, old: dict, new: dict) -> None:

@@ -160,9 +160,10 @@ def processor() -> str:
     """The name of the CPU."""
     try:
         info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        return re.search(r"model name\s*:\s*(.+)", info)[1]
-    except (OSError, TypeError):
-        return platform.processor()
+    except OSError:
+        info = ""
+    found = re.search(r"model name\s*:\s*(.+)", info)
+    return found[1] if found else platform.processor()
 
 
 def _now() -> str:

@@ -1,7 +1,7 @@
 """What a finished run found: result.json, declared."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -48,6 +48,7 @@ class Result:
         best_step: the update whose parameters were kept.
         test_examples: how many there are.
         cost: what it took.
+        intervals: some of the metrics of the test split -> the 95 % interval over its examples.
         wise_ft: `alpha` and `metrics` of the networks between the start and the tuned one.
         details: more of the test split than numbers by name.
         notes: what a person was told of the data.
@@ -62,6 +63,7 @@ class Result:
     best_step: int
     test_examples: int
     cost: Cost
+    intervals: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     wise_ft: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)

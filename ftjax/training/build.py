@@ -1,20 +1,23 @@
 """From a config to the parts of a run: the last place that sees the whole config."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from rich.text import Text
 
 from ftjax.config import Config
+from ftjax.data.batching import BatchPlan
 from ftjax.data.examples import Examples, plan
 from ftjax.data.sources import load_records
-from ftjax.data.text import required_rows
+from ftjax.data.tokenizer import required_rows
+from ftjax.evaluation.answers import Answers
 from ftjax.evaluation.measurement import Retention
 from ftjax.locate import sha256_of_folder
-from ftjax.models.layers import Compute
+from ftjax.models.layers import Compute, Network
 from ftjax.objectives import OBJECTIVES, Objective
 from ftjax.objectives.base import SPLITS
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
@@ -34,6 +37,7 @@ class Parts:
     Attributes:
         objective: data, head, loss, scores.
         retention: what should not be forgotten, or None.
+        answers: what is written before and after tuning, or None.
         general: text for penalties that need some, or None.
         parallel: how functions are mapped over devices.
         rebuild: (trainable, frozen) -> network.
@@ -45,6 +49,7 @@ class Parts:
 
     objective: Objective
     retention: Retention | None
+    answers: Answers | None
     general: Examples | None
     parallel: MeshParallel | PmapParallel
     rebuild: Rebuild
@@ -56,7 +61,7 @@ class Parts:
     @property
     def only_head_moves(self) -> bool:
         """Whether the pretrained network stays as it is, so that its features can be kept."""
-        return all(map(is_new, self.trainable))
+        return self.objective.keeps_features and all(map(is_new, self.trainable))
 
     @property
     def datasets(self) -> dict[str, str]:
@@ -68,7 +73,7 @@ class Parts:
         return found | ({"general": self.general.fingerprint} if self.general else {})
 
 
-def build(config: Config, say: Callable[[str], None] = lambda sentence: None) -> Parts:
+def build(config: Config, say: Callable[[str | Text], None] = lambda sentence: None) -> Parts:
     """Loads data and weights and splits the network into what moves and what stays.
 
     Args:
@@ -85,15 +90,36 @@ def build(config: Config, say: Callable[[str], None] = lambda sentence: None) ->
     objective.read()
     for note in objective.notes:
         say(note)
-    general, retention = _general_text(config, objective), objective.retention()
+    if (shown := objective.shown_example()) is not None:
+        say(shown)
+    general = _general_text(config, objective)
+    retention = (
+        objective.retention() if "retention" in config and config.retention.enabled else None
+    )
+    answers = objective.answers()
     tokens = _training_tokens(config, objective, general)
     network = load_network(config, objective, say)
     rebuild, trainable, frozen = tune(network, config.tuning, config.seed, tokens)
-    _check_longest_row(config, objective, rebuild, trainable, frozen)
+    read = [(objective.examples[name], objective.outputs) for name in SPLITS]
+    if general is not None:
+        read.append((general, objective.features))
+    for further in (retention, answers):
+        if further is not None:
+            measurement = further.measurement
+            read += [(examples, measurement.outputs) for examples in measurement.examples.values()]
+    longest = _longest_row(read, config.evaluation.batch_size, rebuild, trainable, frozen)
+    made_for = getattr(getattr(network.backbone, "config", None), "longest_row", None)
+    if made_for is not None and longest > made_for:
+        say(
+            f"Rows of {longest:,} tokens are longer than the {made_for:,} that config.json says "
+            "the network is for (max_position_embeddings, and what its rope scaling makes of "
+            "them); they are read all the same, but nothing is written beyond that length."
+        )
     _check_r_drop(config, network)
     return Parts(
         objective=objective,
         retention=retention,
+        answers=answers,
         general=general,
         parallel=parallel,
         rebuild=rebuild,
@@ -106,7 +132,7 @@ def build(config: Config, say: Callable[[str], None] = lambda sentence: None) ->
 
 def load_network(
     config: Config, objective: Objective, say: Callable[[str], None] | None = None
-) -> nnx.Module:
+) -> Network:
     """The objective's network over the pretrained one, computed as the config says.
 
     Args:
@@ -115,6 +141,7 @@ def load_network(
         say: told what of the checkpoint was left behind.
     """
     folder, name = objective.folder, objective.network_name
+    checkpoint = objective.checkpoint(say or (lambda sentence: None))
     compute = Compute(
         dtype=jnp.dtype(config.model.dtype),
         param_dtype=jnp.dtype(config.model.param_dtype),
@@ -125,8 +152,9 @@ def load_network(
         "accept_fields": tuple(config.model.accept_fields),
         "dropout": config.model.get("dropout"),
     }
-    rows = required_rows(objective.tokenizer) if config.model.grow_table else None
-    backbone = load_model(folder, name, compute, rows=rows, say=say, **how)
+    grows = config.model.get("grow_table", False)
+    rows = required_rows(objective.tokenizer) if grows else None
+    backbone = load_model(checkpoint, name, compute, rows=rows, say=say, **how)
     if (blocks := config.tuning.get("reinit_top", 0)) > 0:
         fresh = random_model(folder, name, compute, run_key(config.seed, "reinit"), **how)
         reinitialise_top(backbone, fresh, blocks)
@@ -167,7 +195,7 @@ def _check_batch_sizes(config: Config, multiple: int) -> None:
             )
 
 
-def _check_r_drop(config: Config, network: nnx.Module) -> None:
+def _check_r_drop(config: Config, network: Network) -> None:
     """Without dropout, two passes agree always."""
     rates = [
         value
@@ -182,24 +210,38 @@ def _check_r_drop(config: Config, network: nnx.Module) -> None:
         )
 
 
-def _check_longest_row(
-    config: Config,
-    objective: Objective,
+def _longest_row(
+    read: Sequence[tuple[Examples, Callable]],
+    size: int,
     rebuild: Rebuild,
     trainable: Parameters,
     frozen: Parameters,
-) -> None:
-    """A row without positions for its tokens is found now, and not when its batch comes."""
-    size = config.evaluation.batch_size
-    splits = [objective.examples[name] for name in SPLITS]
-    planned = [(examples, batch) for examples in splits for batch in plan(examples, size)]
-    examples, longest = max(planned, key=lambda item: item[1].length)
-    batch = examples.batch(longest.indices, rows=size, length=longest.length)
+) -> int:
+    """Tokens of the longest row; one that does not fit is found now, not when its batch comes.
 
-    def outputs(trainable, frozen, batch):
-        return objective.outputs(rebuild(trainable, frozen), batch)
+    Args:
+        read: examples, and the (network, batch) -> outputs that reads them.
+        size: rows of a batch.
+        rebuild: (trainable, frozen) -> network.
+        trainable: its parameters.
+        frozen: its parameters.
 
-    try:
-        jax.eval_shape(outputs, trainable, frozen, batch)
-    except ValueError as error:
-        raise ValueError(f"Rows of {longest.length} tokens do not fit. {error}") from error
+    Raises:
+        ValueError: names the length.
+    """
+    longest: dict[Callable, tuple[int, Examples, BatchPlan]] = {}
+    for examples, outputs in read:
+        for batch in plan(examples, size):
+            if batch.length > longest.get(outputs, (0,))[0]:
+                longest[outputs] = (batch.length, examples, batch)
+    for outputs, (length, examples, planned) in longest.items():
+        batch = examples.batch(planned.indices, rows=size, length=length)
+
+        def call(trainable, frozen, batch, outputs=outputs):
+            return outputs(rebuild(trainable, frozen), batch)
+
+        try:
+            jax.eval_shape(call, trainable, frozen, batch)
+        except ValueError as error:
+            raise ValueError(f"Rows of {length} tokens do not fit. {error}") from error
+    return max(length for length, _, _ in longest.values())

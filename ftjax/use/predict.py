@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from ftjax.data.examples import Examples
 from ftjax.evaluation.measurement import Measurement
 from ftjax.training.measure import Measure
 from ftjax.training.parallel import make_parallel
-from ftjax.training.report import Track, no_track
 from ftjax.use.finished import load_finished_run
 
 
@@ -22,20 +22,23 @@ class Predictor:
         fields: our names -> columns of a file of records.
     """
 
-    def __init__(self, run: str | Path, track: Track = no_track):
+    def __init__(self, run: str | Path, *, accept_fields: tuple[str, ...] = ()):
         """Loads the run.
+
+        Args:
+            run: its folder.
+            accept_fields: as of `load_finished_run`.
 
         Raises:
             FileNotFoundError: the folder holds no finished run.
             ValueError: the run learned to write, or its pretrained weights have changed.
         """
-        finished = load_finished_run(run)
+        finished = load_finished_run(run, accept_fields=accept_fields)
         self.objective = finished.objective
         self.fields = finished.objective.prediction_fields
         if not self.fields:
             self.objective.prediction_examples([])
         self._size = finished.config.evaluation.batch_size
-        self._track = track
         self._parallel = make_parallel(finished.config.training)
         graphdef, state = nnx.split(finished.network)
         self._state = self._parallel.place(state)
@@ -51,18 +54,21 @@ class Predictor:
         Raises:
             ValueError: a record that is not what the run was trained on.
         """
-        examples = self.objective.prediction_examples(records)
+        return self._outputs(self.objective.prediction_examples(records))
+
+    def _outputs(self, examples: Examples) -> np.ndarray:
         # Few records need no wide batch.
         multiple = self._parallel.batch_multiple
-        rows = min(self._size, -(-len(records) // multiple) * multiple)
-        measure = self._measures.setdefault(
-            rows, Measure(self._parallel, self._rebuild, {}, rows, self._track)
-        )
+        rows = min(self._size, -(-len(examples.lengths) // multiple) * multiple)
+        measure = self._measures.setdefault(rows, Measure(self._parallel, self._rebuild, {}, rows))
         measurement = Measurement(
-            {"records": examples}, self.objective.outputs, lambda found: found["records"]
+            {"records": examples}, self.objective.prediction_outputs, lambda found: found["records"]
         )
         return measure(measurement, self._state)
 
     def __call__(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """What is predicted for each record, as JSON values; see `outputs`."""
-        return self.objective.predictions(self.outputs(records)) if len(records) else []
+        if not len(records):
+            return []
+        examples = self.objective.prediction_examples(records)
+        return self.objective.predictions(self._outputs(examples), examples)

@@ -15,7 +15,7 @@ parity: $(VENV)/installed-parity
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal tests/parity
 
 lint: $(VENV)/installed-test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --project pyproject.toml
 
 # A stamp per set of extras, so that a second call installs nothing and setup.py is what triggers it.
 $(VENV)/installed: setup.py

@@ -11,6 +11,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["ftjax", "ftjax.*"]),
     python_requires=">=3.11",
+    entry_points={"console_scripts": ["ftjax=ftjax.command:main"]},
     install_requires=[
         "absl-py",
         "array-record",
@@ -22,8 +23,8 @@ setup(
         # tensorflow-datasets needs it on every Python, and declares it for old ones only.
         "importlib-resources",
         "jax>=0.10",
-        # Chat templates.
-        "jinja2",
+        # Chat templates; the sandbox of older ones can be left.
+        "jinja2>=3.1.6",
         "license-expression",
         "ml-collections",
         "numpy",
@@ -33,19 +34,26 @@ setup(
         "qwix",
         "requests",
         "rich",
+        "rouge-score",
+        "sacrebleu",
         "safetensors",
         "scikit-learn",
         "scipy",
         # Tokenizers that are a SentencePiece model alone.
         "sentencepiece",
         "tensorflow-datasets>=4.9.10",
+        # Number words as digits.
+        "text2num",
         "tokenizers",
         "transformers>=5",
     ],
     extras_require={
-        "test": ["hypothesis", "onnx", "pytest", "pytest-xdist", "ruff", "tensorboardX"],
+        "test": [
+            *("hypothesis", "matplotlib", "onnx", "pyright[nodejs]", "pytest", "pytest-xdist"),
+            *("ruff", "tensorboardX"),
+        ],
         # The only torch release with a CPU build on every index this project was tried with.
-        "parity": ["torch==2.13.0", "accelerate", "peft"],
+        "parity": ["torch==2.13.0", "accelerate", "peft", "trl"],
         "plot": ["matplotlib"],
         "tensorboard": ["tensorboardX"],
         "parquet": ["pyarrow"],

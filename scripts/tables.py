@@ -1,14 +1,14 @@
-"""Writes the tables of docs: families and methods from the tests, speed from a benchmark.
+"""Writes the tables of docs: what tests tell of families, methods, objectives; measured speed.
 
-    python -m pytest tests/parity tests/tuning --junitxml=results/verified.xml
+    python -m pytest tests/parity tests/tuning tests/properties --junitxml=results/verified.xml
     python scripts/tables.py --junit=results/verified.xml --into=docs
     python scripts/tables.py --benchmark=results/benchmark-cpu-amd-epyc.json --into=docs
 
-A number of tests is that of those that passed; what failed or did not run is not in it.
+A number of tests is that of those that passed; what failed or did not run is not in it. A table of
+which no test ran stays as it is.
 """
 
 import collections
-import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -17,13 +17,32 @@ from pathlib import Path
 from absl import app, flags
 from side_by_side.timing import OURS
 
+from ftjax.command_line import errors_as_sentences, parse_flags
+from ftjax.files import read_json
+from ftjax.objectives import OBJECTIVES
 from ftjax.tuning import METHODS
 
 JUNIT = flags.DEFINE_list("junit", [], "JUnit XML files of the tests.")
 BENCHMARK = flags.DEFINE_string("benchmark", None, "JSON file that scripts/benchmark.py wrote.")
 INTO = flags.DEFINE_string("into", None, "Folder of pages with markers; without it, prints.")
 
-PAGES = {"families": "models.md", "methods": "tuning.md", "speed": "speed.md"}
+PAGES = {
+    "families": "models.md",
+    "methods": "tuning.md",
+    "objectives": "objectives.md",
+    "speed": "speed.md",
+}
+# Tests of tests/properties/test_properties.py, and what a column calls them.
+PROPERTIES = {
+    "garbage": "garbage",
+    "wider": "wider",
+    "packed": "packed",
+    "neighbour": "neighbour",
+    "divided": "divided",
+    "permuted": "permuted",
+    "step_0": "step 0",
+    "resumed": "resumed",
+}
 
 # The file of tests/parity that holds a row's families against transformers.
 FAMILIES = {
@@ -31,6 +50,8 @@ FAMILIES = {
     "roberta": "roberta, xlm-roberta, camembert",
     "distilbert": "distilbert",
     "electra": "electra",
+    "albert": "albert",
+    "mpnet": "mpnet",
     "deberta_v2": "deberta-v2",
     "modernbert": "modernbert",
     "gpt2": "gpt2",
@@ -77,18 +98,21 @@ SPEED = {
 
 def main(_) -> None:
     """Reads, counts, writes."""
-    tables = {}
-    if JUNIT.value:
-        cases = [case for file in JUNIT.value for case in passed_tests(Path(file))]
-        tables |= {"families": families_table(cases), "methods": methods_table(cases)}
-    if BENCHMARK.value:
-        results = json.loads(Path(BENCHMARK.value).read_text(encoding="utf-8"))
-        tables["speed"] = speed_table(results)
-    for name, table in tables.items():
-        if INTO.value is None:
-            print(table)
-        else:
-            replace_between_markers(Path(INTO.value) / PAGES[name], name, table)
+    with errors_as_sentences():
+        tables = {}
+        if JUNIT.value:
+            cases = [case for file in JUNIT.value for case in passed_tests(Path(file))]
+            ran = {file for file, _, _ in cases}
+            tables |= {
+                name: write(cases) for name, (test, write) in OF_TESTS.items() if test in ran
+            }
+        if BENCHMARK.value:
+            tables["speed"] = speed_table(read_json(BENCHMARK.value))
+        for name, table in tables.items():
+            if INTO.value is None:
+                print(table)
+            else:
+                replace_between_markers(Path(INTO.value) / PAGES[name], name, table)
 
 
 def passed_tests(file: Path) -> list[tuple[str, str, dict[str, str]]]:
@@ -98,7 +122,8 @@ def passed_tests(file: Path) -> list[tuple[str, str, dict[str, str]]]:
         if any(case.find(kind) is not None for kind in ("failure", "error", "skipped")):
             continue
         properties = {p.get("name"): p.get("value") for p in case.iter("property")}
-        found.append((case.get("classname").split(".")[-1], case.get("name"), properties))
+        file_name = case.get("classname", "").split(".")[-1]
+        found.append((file_name, case.get("name", ""), properties))
     return found
 
 
@@ -146,9 +171,39 @@ def methods_table(cases) -> str:
         for family, reason in sorted(refused[method]):
             reasons[reason].append(family)
         told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-        meaning = " ".join(what.apply.__doc__.split("\n\n")[0].split()).rstrip(".")
+        meaning = " ".join((what.apply.__doc__ or "").split("\n\n")[0].split()).rstrip(".")
         lines.append(f"| {method} | {meaning} | {len(works[method])} | {told} |")
     return "\n".join(lines)
+
+
+def objectives_table(cases) -> str:
+    """One row per objective, and a line per reason for which something is not asked."""
+    passed, left_out = collections.Counter(), collections.defaultdict(list)
+    references: dict[str, str] = {}
+    for file, name, properties in cases:
+        test, _, parameters = name.removesuffix("]").partition("[")
+        parts = parameters.split("-")
+        objective = next((part for part in parts if part in OBJECTIVES), None)
+        if objective is None:
+            continue
+        if file == "test_trajectories":
+            references[objective] = f"{properties['reference']}, {properties['largest']}"
+        elif file == "test_properties":
+            passed[objective, test.removeprefix("test_").removesuffix("_of_lora")] += 1
+            if why := properties.get("left_out"):
+                left_out[PROPERTIES[parts[-1]], why].append(objective)
+    lines = [
+        f"| objective | 50 steps beside | {' | '.join(PROPERTIES.values())} |",
+        f"| --- | --- |{' --- |' * len(PROPERTIES)}",
+    ]
+    for objective in OBJECTIVES:
+        counts = [str(passed[objective, name] or "–") for name in PROPERTIES]
+        lines.append(f"| {objective} | {references.get(objective, '–')} | {' | '.join(counts)} |")
+    merged = collections.defaultdict(list)
+    for (column, why), objectives in left_out.items():
+        merged[why, tuple(objectives)].append(column)
+    told = [f"- {', '.join(cs)} of {', '.join(os)}: {why}." for (why, os), cs in merged.items()]
+    return "\n".join([*lines, "", "Not asked, and why:", "", *told])
 
 
 def speed_table(results: dict) -> str:
@@ -182,6 +237,14 @@ def comparisons(results: dict, place: str = "") -> Iterator[tuple[str, dict]]:
             yield from comparisons(value, inner)
 
 
+# Tables by a file of tests without which they would say nothing.
+OF_TESTS = {
+    "families": ("test_bert", families_table),
+    "methods": ("test_methods", methods_table),
+    "objectives": ("test_properties", objectives_table),
+}
+
+
 def replace_between_markers(file: Path, name: str, table: str) -> None:
     """Puts a table between `<!-- name -->` and `<!-- /name -->`."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
@@ -194,4 +257,4 @@ def replace_between_markers(file: Path, name: str, table: str) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

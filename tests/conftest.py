@@ -1,17 +1,30 @@
 """Four forced host devices for every test, and tiny checkpoints and data that need no network."""
 
+import atexit
 import csv
+import importlib.metadata
 import os
 import random
+import shutil
+import tempfile
 
 # Before jax is imported anywhere. Most of a test's time is compiling; unoptimised code is faster.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     " --xla_llvm_disable_expensive_passes=true"
 )
+if importlib.metadata.version("jaxlib").startswith(("0.10.", "0.11.")):
+    # XLA's older emitters of fused loops take a third of the newer ones' time; later it has none.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+# A program that one test compiled is there for all: whole runs are run again to be compared.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="ftjax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import pytest
-from tiny import TINY, WORDS, write_checkpoint, write_tokenizer
+from tiny import TINY, WORDS, end_texts, write_checkpoint, write_tokenizer
 
 from ftjax.config import base_config, override
 from ftjax.models import FAMILIES
@@ -61,6 +74,28 @@ def tiny_llama(tmp_path_factory):
     }
     write_checkpoint(folder, FAMILIES["llama"], fields, "causal_lm")
     write_tokenizer(folder, with_end=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory):
+    """The folder of a tiny random T5 with a word-level tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny_t5")
+    fields = {
+        "d_model": 16,
+        "d_kv": 8,
+        "d_ff": 24,
+        "num_layers": 1,
+        "num_heads": 2,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "dropout_rate": 0.0,
+        "decoder_start_token_id": 0,
+        "eos_token_id": 3,
+    }
+    write_checkpoint(folder, FAMILIES["t5"], fields, "seq2seq_lm")
+    write_tokenizer(folder, with_end=True)
+    end_texts(folder)
     return folder
 
 

@@ -144,6 +144,10 @@ def test_a_default_follows_the_choice(config):
     [
         ("optimizer.learning_rte", "did you mean optimizer.learning_rate?"),
         ("optimizer.lr", "did you mean optimizer.learning_rate?"),
+        ("lr", "did you mean optimizer.learning_rate?"),
+        ("training.lr", "did you mean optimizer.learning_rate?"),
+        ("epochs", "did you mean training.epochs?"),
+        ("data.bs", "did you mean data.batch_size?"),
         ("tuning.rnk", "did you mean tuning.rank?"),
         ("nothing.like.it", "There is no field config.nothing.like.it"),
     ],
@@ -234,6 +238,18 @@ def test_an_experiment_file_with_ablations_and_claims(tmp_path):
     assert experiment.claims == ["slow is worse"]
     with pytest.raises(ValueError, match="no variant 'slo'; did you mean slow"):
         experiment.variant("slo")
+    with pytest.raises(ValueError, match=r"no variant 'x'\. It has: base, slow\."):
+        experiment.variant("x")
+    assert experiment.variant("base") is experiment.config
+
+
+def test_an_experiment_file_that_is_none(tmp_path):
+    path = write(tmp_path, "def get_config(): pass\n")
+    with pytest.raises(FileNotFoundError, match=rf"did you mean {path}\?"):
+        load_experiment(path.with_name(path.name.replace(".py", "s.py")))
+    other = path.rename(path.with_suffix(".txt"))
+    with pytest.raises(ValueError, match="is no Python file"):
+        load_experiment(other)
 
 
 def test_an_ablation_of_a_field_that_does_not_exist(tmp_path):

@@ -1,9 +1,10 @@
 import json
 import os
+import shutil
 
 import pytest
 
-from ftjax.files import read_json, write_json_atomically
+from ftjax.files import bytes_below, read_json, write_json_atomically
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -45,3 +46,24 @@ def test_what_is_not_json_is_named(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"x\.json"):
         read_json(tmp_path / "x.json")
+
+
+def test_what_vanishes_while_a_folder_is_measured_does_not_count(tmp_path, monkeypatch):
+    """Something else may delete files and folders between a look at their names and at them."""
+    for name in ("kept/a", "whole/b", "half/c", "half/d"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"123")
+    assert bytes_below(tmp_path) == 12
+    assert bytes_below(tmp_path / "none") == 0
+    walk = os.walk
+
+    def deleting(folder):
+        for inside, folders, names in walk(folder):
+            if not names:
+                shutil.rmtree(tmp_path / "whole")
+            if inside.endswith("half"):
+                (tmp_path / "half" / "c").unlink()
+            yield inside, folders, names
+
+    monkeypatch.setattr(os, "walk", deleting)
+    assert bytes_below(tmp_path) == 6

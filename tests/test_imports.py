@@ -12,31 +12,38 @@ import ftjax
 PACKAGE = Path(ftjax.__file__).parent
 
 # What each room may import, besides itself, in the order in which they stand on one another.
-GROUND = ("fields", "files", "interrupt", "pinned", "randomness")
+GROUND = ("fields", "files", "interrupt", "pinned", "progress", "randomness")
 ALLOWED = {
     **{room: set() for room in GROUND},
     "locate": {"pinned"},
     "models": {"randomness"},
     "losses": {"models"},
-    "data": {"files", "locate"},
+    "data": {"fields", "files", "locate", "progress"},
     "penalties": {"data", "fields", "losses", "models"},
     "tuning": {"fields", "models", "randomness"},
     "pretrained": {"files", "locate", "models", "tuning"},
-    "evaluation": {"data", "fields"},
+    "evaluation": {"data", "fields", "models", "progress"},
     "runs": {"files"},
     "objectives": {
-        *("data", "evaluation", "fields", "losses", "models", "pretrained", "randomness"),
+        *("data", "evaluation", "fields", "files", "losses", "models", "pretrained"),
+        *("progress", "randomness"),
     },
-    "config": {"fields", "objectives", "penalties", "tuning"},
+    "config": {"data", "fields", "objectives", "penalties", "tuning"},
     "experiment": {"config", "fields"},
     "training": {
-        *("config", "data", "evaluation", "fields", "interrupt", "locate", "losses", "models"),
-        *("objectives", "penalties", "pretrained", "randomness", "runs", "tuning"),
+        *("config", "data", "evaluation", "fields", "files", "interrupt", "locate", "losses"),
+        *("models", "objectives", "penalties", "pretrained", "progress", "randomness"),
+        *("runs", "tuning"),
     },
     "use": {
         *("config", "data", "evaluation", "files", "locate", "models", "objectives"),
         *("pretrained", "runs", "training", "tuning"),
     },
+    "commands": {
+        *("command_line", "config", "data", "experiment", "files", "locate", "models"),
+        *("pretrained", "progress", "runs", "training", "use"),
+    },
+    "command": {"interrupt"},
     "command_line": {"interrupt", "locate"},
 }
 

@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -34,3 +36,24 @@ def test_another_thread_has_no_handlers():
     thread.start()
     thread.join()
     assert found == [None]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("busy", ["hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)", "while_()"])
+def test_a_program_ends_at_once_whatever_it_does(number, busy):
+    program = (
+        "import hashlib\nfrom ftjax.interrupt import end_on_signals\n"
+        "def while_():\n    while True: pass\n"
+        f"end_on_signals('All is safe.')\nprint('busy', flush=True)\n{busy}\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "busy\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number
+    assert errors == f"\nStopped by {number.name}. All is safe.\n"

@@ -7,7 +7,7 @@ import json
 import threading
 
 import pytest
-from huggingface_hub import constants
+from stand_in_hub import HubHandler, oid, running
 from tiny import contents, leftovers
 
 from ftjax import locate as module
@@ -36,17 +36,8 @@ HUB = {
 }
 
 
-class HubHandler(http.server.BaseHTTPRequestHandler):
+class Answers(HubHandler):
     """The few answers of the hub's interface that a snapshot needs."""
-
-    def answer(self, content, status=200, **headers):
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
 
     def do_GET(self):
         path = self.path.partition("?")[0]
@@ -60,7 +51,12 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
                 self.answer(b"", 404, X_Error_Code="RevisionNotFound")
         elif path.startswith("/api/models/org/name/tree/"):
             files = [
-                {"type": "file", "path": name, "size": len(content), "oid": oid(content)}
+                {
+                    "type": "file",
+                    "path": name,
+                    "size": len(content),
+                    "oid": oid(content),
+                }
                 for name, content in HUB.items()
             ]
             self.answer(json.dumps(files).encode())
@@ -72,28 +68,11 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def log_message(self, *_):
-        pass
-
-
-def oid(content):
-    return hashlib.sha1(content).hexdigest()
-
 
 @pytest.fixture
 def hub(cache, monkeypatch):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running(Answers, monkeypatch) as server:
+        yield server
 
 
 @pytest.mark.parametrize("revision", ["", "@v1", f"@{COMMIT}"])

@@ -1,12 +1,15 @@
 """The one place for tiny checkpoints, configs, batches and networks of every family."""
 
+import io
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
+import transformers
 from flax import nnx
+from rich.console import Console
 from safetensors.numpy import save_file
 from test_decoder import FIELDS as DECODERS
 from test_encoders import CONFIGS as ENCODERS
@@ -59,10 +62,42 @@ def write_tokenizer(folder, *, with_end: bool):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-# Settings of a run that takes seconds.
+def end_texts(folder):
+    """Lets a tokenizer end each text with [SEP], as T5's does."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ends = tokenizers.processors.TemplateProcessing("$A [SEP]", None, [("[SEP]", 3)])
+    tokenizer.post_processor = ends
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def write_splits(folder, record, **counts):
+    """Records as JSON lines, `record(index)` each; what config.data.source says of them.
+
+    Args:
+        folder: where the files go.
+        record: index within the split -> a dict.
+        counts: split -> how many.
+    """
+    for split, count in counts.items():
+        lines = [json.dumps(record(index)) for index in range(count)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    return folder / "{split}.jsonl"
+
+
+def dotted(fields):
+    """Fields of a config, from arguments that name them with __ in the place of the dot."""
+    return {name.replace("__", "."): value for name, value in fields.items()}
+
+
+def quiet():
+    """A console that nobody sees."""
+    return Console(file=io.StringIO(), width=200, soft_wrap=True)
+
+
+# Settings of a run that takes seconds; every length to pad to is one more program to compile.
 TINY = {
     "name": "tiny",
-    "data.buckets": (8, 16),
+    "data.buckets": (16,),
     "data.batch_size": 8,
     "evaluation.batch_size": 8,
     "optimizer.learning_rate": 1e-2,
@@ -160,3 +195,35 @@ def contents(folder):
 
 def leftovers(cache):
     return [path for path in cache.rglob("*") if path.name.startswith("unfinished-")]
+
+
+def write_subword_tokenizer(folder):
+    """A WordPiece tokenizer with a mask token, for which word12 is word ##1 ##2."""
+    pieces = ["word", *(f"##{digit}" for digit in range(10)), *map(str, range(10))]
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, "[MASK]", *pieces])}
+    model = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.decoder = tokenizers.decoders.WordPiece()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 32}
+    settings |= {f"{name}_token": token for name, token in names.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def byte_tokenizer(*special, merges=(), **names):
+    """A byte-level tokenizer: a token for each byte, those that are merged, the special ones."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *map("".join, merges)]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, list(merges)))
+    options = {"add_prefix_space": False, "use_regex": False}
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(**options)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", **names}
+    found = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    found.add_special_tokens({"additional_special_tokens": list(special)})
+    found.table_rows = len(found)
+    return found

@@ -5,7 +5,12 @@ import zipfile
 
 import pytest
 
-from ftjax.data.builders import chitchat_replies, drug_reviews, license_clauses
+from ftjax.data.builders import (
+    chitchat_replies,
+    drug_reviews,
+    license_categories,
+    license_clauses,
+)
 from ftjax.data.builders.license_clauses import (
     assign_licenses,
     license_keys,
@@ -139,6 +144,42 @@ def test_the_builder_without_tensorflow(tmp_path, wheel, monkeypatch):
     assert records[0]["keys"][0].startswith(records[0]["label"].lower())
     with pytest.raises(ValueError, match=r"no split 'dev'; it has: .*train"):
         load_records("tfds://license_clauses", split="dev", fields=fields)
+
+
+def test_clauses_with_all_their_categories(tmp_path, wheel, monkeypatch):
+    monkeypatch.setenv("FTJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(license_categories, "fetch_wheel", lambda *_: wheel)
+    fields = {"text": "text", "label": "labels", "expression": "license_expression"}
+    rows = {
+        split: list(load_records("tfds://license_categories", split=split, fields=fields))
+        for split in ("train", "validation", "test")
+    }
+    named = {split: {row["expression"] for row in found} for split, found in rows.items()}
+    assert not named["train"] & named["test"] and not named["validation"] & named["test"]
+    every = {row["expression"]: row["label"] for found in rows.values() for row in found}
+    assert every["permissive-1 OR copyleft-2"] == ["Copyleft", "Permissive"]
+    assert every["copyleft-3"] == ["Copyleft"]
+
+
+def test_rare_categories_and_repeated_choices_are_left_out():
+    rules = [
+        {"text": f"{WORDS} {n}", "rule": str(n), "license_keys": ["mit"], "categories": ["Often"]}
+        for n in range(40)
+    ]
+    rules += [
+        {
+            **rule,
+            "license_keys": [rule["rule"]],
+            "rule": f"x{rule['rule']}",
+            "text": rule["text"] * 2,
+        }
+        for rule in rules
+    ]
+    rare = {"text": f"{WORDS} rare", "rule": "y", "license_keys": ["y"], "categories": ["Rare"]}
+    chosen = license_categories.select([*rules, rare])
+    assert {*rare["categories"]} & {c for rule in chosen for c in rule["categories"]} == set()
+    assert sum(rule["license_keys"] == ["mit"] for rule in chosen) == 25
+    assert len(chosen) == 65
 
 
 def test_drug_reviews(tmp_path):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftjax.data.examples import PackedExamples
-from ftjax.data.packing import pack
+from ftjax.data.packing import best_fit_decreasing, pack
 from ftjax.data.text import TokenizedText
 
 
@@ -70,3 +70,21 @@ def test_rows_that_only_fill_up_have_no_weight(missing):
     batch = PackedExamples(packed, "").batch(np.arange(2), rows=2 + missing, length=4)
     assert batch["weights"][2:].sum() == 0
     np.testing.assert_array_equal(batch["example_ids"], [0, 1] + [-1] * missing)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 16), max_size=80), st.integers(16, 20))
+def test_best_fit_puts_each_piece_once_where_there_is_room(sizes, length):
+    rows = best_fit_decreasing(np.asarray(sizes, int), length)
+    assert sorted(piece for row in rows for piece in row) == list(range(len(sizes)))
+    used = [sum(sizes[piece] for piece in row) for row in rows]
+    assert max(used, default=0) <= length
+    # No row but one is less than half full, else two would have been one.
+    assert sum(2 * tokens <= length for tokens in used) <= 1
+
+
+def test_best_fit_takes_the_fullest_row_that_has_room():
+    assert best_fit_decreasing(np.asarray([3, 7, 2, 5, 1]), 8) == [[1, 4], [3, 0], [2]]
+    sizes = np.random.default_rng(0).integers(1, 600, 100_000)
+    rows = best_fit_decreasing(sizes, 1024)
+    assert sizes.sum() / (1024 * len(rows)) > 0.999

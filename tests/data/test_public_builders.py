@@ -21,8 +21,8 @@ from ftjax.data.builders import (
     vader,
 )
 from ftjax.data.catalog import open_dataset
-from ftjax.data.conll import read_sentences
 from ftjax.data.rows_builder import split_by_hash
+from ftjax.data.sources.conll import read_sentences
 
 MIRROR = Path(os.environ.get("FTJAX_MIRROR") or Path(__file__).parents[3] / "shared/data")
 
@@ -46,10 +46,7 @@ def publish(tmp_path, monkeypatch):
 
 
 def rows_of(name, split):
-    count, rows = open_dataset(name, split)
-    rows = list(rows)
-    assert len(rows) == count
-    return rows
+    return list(open_dataset(name).rows(split))
 
 
 def test_mts_dialog(publish):
@@ -84,8 +81,12 @@ def test_sentences_in_columns(publish, module):
     content = b"Parkinson\tB-Disease\r\n'\tI-Disease\r\nhere\tO\r\n\r\nNone\tO\n\n\n"
     publish(module, dict.fromkeys(("train.tsv", "devel.tsv", "test.tsv"), content))
     expected = [
-        {"tokens": ["Parkinson", "'", "here"], "ner_tags": ["B-Disease", "I-Disease", "O"]},
-        {"tokens": ["None"], "ner_tags": ["O"]},
+        {
+            "text": "Parkinson ' here",
+            "tokens": ["Parkinson", "'", "here"],
+            "ner_tags": ["B-Disease", "I-Disease", "O"],
+        },
+        {"text": "None", "tokens": ["None"], "ner_tags": ["O"]},
     ]
     for split in ("train", "validation", "test"):
         rows = rows_of(module.__name__.rpartition(".")[2], split)
@@ -112,7 +113,7 @@ def test_columns_that_are_no_iob2(tmp_path, content, message):
 def test_conll_columns_with_spaces_and_documents(tmp_path):
     (tmp_path / "x.txt").write_text("-DOCSTART- -X- O O\n\nEU NNP I-NP B-ORG\nrejects VBZ I-VP O\n")
     assert read_sentences(tmp_path / "x.txt") == [
-        {"tokens": ["EU", "rejects"], "ner_tags": ["B-ORG", "O"]}
+        {"text": "EU rejects", "tokens": ["EU", "rejects"], "ner_tags": ["B-ORG", "O"]}
     ]
 
 
@@ -288,7 +289,7 @@ def test_a_dataset_is_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(builders, "__path__", [*builders.__path__, str(tmp_path)])
     assert sorted(row["text"] for row in rows_of("three_rows", "train")) == ["a", "b", "c"]
     with pytest.raises(ValueError, match="has no config 'x'; it has: none"):
-        open_dataset("three_rows/x", "train")
+        open_dataset("three_rows/x")
 
 
 COUNTS = {

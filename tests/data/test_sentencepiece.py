@@ -7,7 +7,7 @@ import pytest
 
 spm = pytest.importorskip("sentencepiece", reason="the package sentencepiece is not installed")
 
-from ftjax.data.text import load_tokenizer  # noqa: E402
+from ftjax.data.tokenizer import load_tokenizer  # noqa: E402
 
 TEXT = "import the weights"
 # model_type -> name of the file, tokenizer, kind, ids of pad, unk, bos, eos, what stands around.

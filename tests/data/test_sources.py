@@ -2,8 +2,10 @@ import concurrent.futures
 import contextlib
 import json
 import threading
+import time
 
 import pytest
+import requests
 import tensorflow_datasets as tfds
 
 from ftjax.data import builders
@@ -83,7 +85,7 @@ def test_a_plain_text_is_divided_in_order(tmp_path):
     ("name", "content", "error", "message"),
     [
         ("missing.csv", None, FileNotFoundError, "no data file .*missing.csv"),
-        ("x.tsv", b"", ValueError, "unknown kind of data"),
+        ("x.xls", b"", ValueError, "unknown kind of data"),
         ("x.csv", b"clause,kind\n", ValueError, "holds no records"),
         ("x.jsonl", b"", ValueError, "holds no records"),
         ("x.jsonl", b'{"clause": "a", "kind": "b"}\n{"clause": ', ValueError, "line 2: not valid"),
@@ -92,15 +94,20 @@ def test_a_plain_text_is_divided_in_order(tmp_path):
             "x.jsonl",
             b'{"clause": "a", "sort": "b"}',
             ValueError,
-            "record 1: there is no field 'kind'",
+            "line 1: there is no field 'kind'",
         ),
         ("x.csv", b"clause,sort\na,b\n", ValueError, r"it has: clause, sort\).*label_field"),
-        ("x.csv", b"clause,kind\na,b\nc\n", ValueError, "line 3: not as many cells"),
-        ("x.csv", b"clause,kind\na,b,c\n", ValueError, "line 2: not as many cells"),
-        ("x.csv", b"clause,kind\na,b\nc\xff,d\n", ValueError, "line 3, byte 17: not valid UTF-8"),
-        ("x.jsonl", b'{"clause": "a", "kind": null}', ValueError, "record 1: .*'kind' is null"),
+        ("x.csv", b"clause,kind\na,b\nc\n", ValueError, "line 3: 1 cells, not as many cells"),
+        ("x.csv", b"clause,kind\na,b,c\n", ValueError, "line 2: 3 cells, not as many cells"),
+        (
+            "x.csv",
+            "clause,kind\né,b\nc".encode() + b"\xff,d\n",
+            ValueError,
+            "3, byte 18: not valid UTF-8",
+        ),
+        ("x.jsonl", b'{"clause": "a", "kind": null}', ValueError, "line 1: .*'kind' is null"),
         ("x.jsonl", rb'{"clause": "a \ud83d", "kind": "b"}', ValueError, "1: .*half a character"),
-        ("x.jsonl", b'{"clause": "a", "kind": NaN}', ValueError, "record 1: .*'kind' is nan"),
+        ("x.jsonl", b'{"clause": "a", "kind": NaN}', ValueError, "line 1: .*'kind' is nan"),
         ("x.csv", b"clause,kind,kind\na,b,c\n", ValueError, "header names 'kind' twice"),
         ("x.parquet", b"PAR1, it says", ValueError, "x.parquet cannot be read as Parquet"),
     ],
@@ -113,10 +120,9 @@ def test_bad_input_says_where_and_what(tmp_path, name, content, error, message):
         load_records(str(path), split="", fields=FIELDS)
 
 
-def test_splits_need_a_place_in_the_path(tmp_path):
-    """Else the test split would be the training split."""
+def test_too_few_records_are_not_divided(tmp_path):
     write_csv(tmp_path / "all.csv", ROWS)
-    with pytest.raises(ValueError, match=r"no \{split\} in the path.*'test'.*folder/\{split\}.csv"):
+    with pytest.raises(ValueError, match=r"3 different records, too few.*\{split\} in the path"):
         load_records(str(tmp_path / "all.csv"), split="test", fields=FIELDS)
 
 
@@ -147,6 +153,20 @@ def test_a_dataset_that_tfds_cannot_give(tmp_path, monkeypatch, name, message):
     monkeypatch.setenv("FTJAX_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=message):
         load_records(f"tfds://{name}", split="train", fields=FIELDS)
+
+
+@pytest.mark.parametrize("name", ["glue/sst2", "multi_nli", "clinc_oos", "yelp_polarity_reviews"])
+def test_without_a_network_a_known_name_is_one_sentence_at_once(tmp_path, monkeypatch, capfd, name):
+    def refuse(*_, **__):
+        raise requests.ConnectionError("no network")
+
+    monkeypatch.setenv("FTJAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(requests.Session, "get", refuse)
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match=rf"tfds://{name} is not in the cache.*Check the net"):
+        load_records(f"tfds://{name}", split="train", fields=FIELDS)
+    assert time.monotonic() - start < 30
+    assert len(capfd.readouterr().err.splitlines()) < 5
 
 
 class Slow(tfds.core.GeneratorBasedBuilder, skip_registration=True):

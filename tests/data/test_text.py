@@ -4,17 +4,17 @@ import shutil
 
 import numpy as np
 import pytest
+from tiny import write_tokenizer
 
 from ftjax.data.labels import describe_labels, encode_labels
 from ftjax.data.text import (
     describe_text,
     encode_prompt,
     encode_rendered,
-    load_tokenizer,
-    required_rows,
     tokenize,
     tokenize_documents,
 )
+from ftjax.data.tokenizer import load_tokenizer, required_rows
 
 
 def change_json(path, **values):
@@ -41,6 +41,20 @@ def test_long_texts_are_cut_with_their_end_token_and_counted(tokenizer):
     np.testing.assert_array_equal(tokens.lengths, [6, 3])
     assert tokens.input_ids[5] == 3
     assert tokens.truncated == 1
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_what_is_cut_is_cut_as_the_tokenizer_does_it(tokenizer, pairs):
+    lengths = [1, 9, 2, 30, 3, 7]
+    texts = [" ".join(f"word{n}" for n in range(length)) for length in lengths]
+    seconds = texts[::-1] if pairs else None
+    records = [{"text": a, "other": b} for a, b in zip(texts, texts[::-1], strict=True)]
+    tokens = tokenize(
+        records, tokenizer, max_length=8, second_text_field="other" if pairs else None
+    )
+    expected = tokenizer(texts, seconds, truncation=True, max_length=8)["input_ids"]
+    found = np.split(tokens.input_ids, tokens.offsets[1:-1])
+    assert [row.tolist() for row in found] == expected
 
 
 def test_without_a_limit_nothing_is_cut(tokenizer):
@@ -87,6 +101,14 @@ def test_a_folder_with_a_config_but_no_tokenizer_file(tmp_path):
     """transformers makes a tokenizer of special tokens of it: every text would be [UNK]."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match=r"knows no words.*Copy tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_that_is_read_as_one_of_another_kind(tmp_path):
+    """Beside a Qwen 2, transformers takes any tokenizer.json for byte-level BPE."""
+    write_tokenizer(tmp_path, with_end=True)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    with pytest.raises(ValueError, match=r"no token in its own words.*Qwen2Tokenizer"):
         load_tokenizer(tmp_path)
 
 

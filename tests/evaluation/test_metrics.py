@@ -8,6 +8,7 @@ from ftjax.evaluation.metrics import (
     confusion_counts,
     label_metrics,
     per_class_report,
+    supervised_token_metrics,
 )
 
 
@@ -93,3 +94,18 @@ def test_many_classes_are_scikit_learns():
 def test_confusion_of_a_class_that_does_not_occur():
     counts = confusion_counts(np.array([0, 1, 1]), np.array([0, 1, 0]), 3)
     assert counts == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+
+
+def test_supervised_tokens_by_hand():
+    sums = np.asarray([[3.0, 4.0, 2.0, 8.0], [1.0, 4.0, 4.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    found = supervised_token_metrics(sums, 10)
+    assert found == pytest.approx(
+        {
+            "loss": 0.5,
+            "perplexity": np.exp(0.5),
+            "mean_token_accuracy": 0.75,
+            "entropy": 1.0,
+            "bits_per_byte": 4 / np.log(2) / 10,
+        }
+    )
+    assert "bits_per_byte" not in supervised_token_metrics(sums, 0)

@@ -2,9 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import entropy
 from sklearn.metrics import log_loss
 
-from ftjax.losses.tokens import loss, row_sums
+from ftjax.losses.tokens import loss, loss_and_entropy, row_sums, row_sums_and_entropy
 from ftjax.models.heads import TokenOutputs
 
 
@@ -37,10 +38,30 @@ def test_sum_over_predicted_tokens_is_scikit_learns(case):
 
 def test_rows_add_up_to_the_batch(case):
     logits, batch = case
-    total, weight, _ = loss(outputs_of(logits), batch)
+    total, weight, metrics = loss(outputs_of(logits), batch)
     sums = np.asarray(row_sums(outputs_of(logits), batch))
-    np.testing.assert_allclose(sums.sum(0), [float(total), float(weight)], rtol=1e-6)
+    right = metrics["accuracy"][0]
+    np.testing.assert_allclose(sums.sum(0), [total, weight, right], rtol=1e-6)
     assert (sums[2] == 0).all()
+
+
+def test_what_does_not_count_may_be_anything(case):
+    """Labels that no token has, logits that are no numbers: not a bit of loss or gradient."""
+    logits, batch = case
+    logits[2] = np.nan
+    garbage = {**batch, "labels": np.where(batch["weights"] > 0, batch["labels"], 10**6)}
+
+    def total(table, batch):
+        outputs = TokenOutputs(jnp.asarray(logits), lambda hidden: hidden @ table, 2**20)
+        return loss(outputs, batch)[0]
+
+    function = jax.value_and_grad(total)
+    clean = jnp.where(jnp.isnan(logits), 0.0, logits)
+    value, _ = function(jnp.eye(7), garbage)
+    assert jnp.isfinite(value) and value == function(jnp.eye(7), batch)[0]
+    logits = clean
+    for a, b in zip(function(jnp.eye(7), garbage), function(jnp.eye(7), batch), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("logits_at_once", [1, 3 * 11 * 2, 3 * 11 * 4, 3 * 11 * 7])
@@ -87,3 +108,25 @@ def test_the_whole_logits_are_never_held():
     all_logits = tokens * vocabulary * 4
     assert temporary_bytes(2**62) > all_logits
     assert temporary_bytes(2**22) < all_logits / 4
+
+
+def test_entropies_are_scipys_and_have_no_gradient(case):
+    logits, batch = case
+    real = batch["weights"] > 0
+    logits[2] = np.nan
+    chances = np.exp(logits[real]) / np.exp(logits[real]).sum(-1, keepdims=True)
+    total, weight, metrics = loss_and_entropy(outputs_of(logits), batch)
+    expected, _, others = loss(outputs_of(logits), batch)
+    assert float(metrics["entropy"][0]) == pytest.approx(entropy(chances, axis=-1).sum(), rel=1e-5)
+    assert (total, metrics["mean_token_accuracy"]) == (expected, others["accuracy"])
+    sums = np.asarray(row_sums_and_entropy(outputs_of(logits), batch))
+    np.testing.assert_array_equal(sums[:, :3], row_sums(outputs_of(logits), batch))
+    assert metrics["entropy"][1] == weight == real.sum() and (sums[2] == 0).all()
+
+    def whole(table, function):
+        outputs = TokenOutputs(jnp.nan_to_num(jnp.asarray(logits)), lambda h: h @ table, 30)
+        total, _, metrics = function(outputs, batch)
+        return total + sum(value for value, _ in metrics.values())
+
+    gradients = [jax.grad(whole)(jnp.eye(7), function) for function in (loss, loss_and_entropy)]
+    np.testing.assert_array_equal(*gradients)

@@ -215,7 +215,7 @@ REFUSED = {
     "unknown layer type": (
         "qwen3",
         {"layer_types": ["full_attention", "chunked_attention"]},
-        "layer_types = 'chunked_attention'",
+        "'chunked_attention'. must be a list, each one of 'full_attention'",
     ),
     "too few layer types": ("qwen3", {"layer_types": ["full_attention"]}, "1 entries for 2 layers"),
     "window of no size": (

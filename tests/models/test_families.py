@@ -176,17 +176,20 @@ REFUSED = [
     ("t5", {"is_gated_act": True}, "is_gated_act = True"),
     ("t5", {"dense_act_fn": "gelu"}, "dense_act_fn = 'gelu'"),
     ("t5", {"relative_attention_num_buckets": 2}, "relative_attention_num_buckets = 2"),
-    ("t5", {"n_layers": 3}, "n_layers = 3"),
+    ("t5", {"num_hidden_layers": 3}, "num_hidden_layers = 3"),
     ("bart", {"normalize_before": True}, "normalize_before = True"),
     ("bart", {"encoder_attention_heads": 3}, "d_model = 16 is no multiple of encoder_attention"),
     ("bart", {"encoder_layerdrop": 0.1}, r"encoder_layerdrop = 0.1 \(only 0.0 works here\)"),
     ("marian", {"static_position_embeddings": False}, "static_position_embeddings = False"),
     ("vit", {"num_attention_heads": 3}, "hidden_size = 16 is no multiple of num_attention_heads"),
     ("vit", {"hidden_act": "cosh"}, "hidden_act = 'cosh'"),
-    ("dinov2", {"layerscale_values": 1.0}, r"\(did you mean layerscale_value\?\)"),
-    ("clip_text_model", {"eos_token_id": [1, 2]}, r"eos_token_id = \(1, 2\) must be one number"),
+    (
+        "clip_text_model",
+        {"eos_token_id": [1, 2]},
+        r"eos_token_id = \(1, 2\) must be a whole number",
+    ),
     ("clip", {"text_config": {"hidden_act": "cosh"}}, "hidden_act = 'cosh'"),
-    ("siglip", {"vision_config": {"use_head": True}}, "use_head = True"),
+    ("siglip", {"vision_config": {"vision_use_heads": 1, "out_features": ["a"]}}, "out_features"),
 ]
 
 
@@ -202,6 +205,13 @@ def test_a_text_longer_than_the_positions_is_refused(model_type):
     targets = {"decoder_input_ids": ids} if model_type in ("bart", "marian") else {}
     with pytest.raises(ValueError, match="9 tokens does not fit the 8 positions"):
         build(model_type, "backbone")(ids, **targets)
+
+
+@pytest.mark.parametrize("model_type", ["clip_text_model", "siglip_text_model"])
+def test_position_ids_beyond_the_table_are_refused(model_type):
+    network, ids = build(model_type, "backbone"), jnp.ones((1, 4), jnp.int32)
+    with pytest.raises(ValueError, match="position_ids has 8; this network has the pos"):
+        network(ids, position_ids=8 * ids)
 
 
 def test_a_cache_longer_than_the_positions_is_refused():

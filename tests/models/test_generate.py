@@ -8,7 +8,7 @@ from flax import nnx
 
 from ftjax.models import FAMILIES
 from ftjax.models.generate import generate
-from ftjax.models.sampling import Sampling, choose_tokens
+from ftjax.models.sampling import Sampling, Written, choose_tokens
 
 FIELDS = {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40}
 PROMPTS = [[3, 4, 5], [6], [7, 8, 9, 10, 11, 12, 13]]
@@ -106,14 +106,49 @@ def test_drawing_repeats_with_its_key(network):
     assert draw(0, PROMPTS[:2]) == draw(0)[:2]
 
 
+def ngrams(tokens, size):
+    return [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_sequence_of_tokens_comes_twice(size):
+    # Tied heads of random networks repeat the last token.
+    network = make_network(n_positions=60)
+    prompts = [[3, 4, 3, 4, 3], [6], [7, 8, 9, 7, 8, 9, 7]]
+    free = generate(network, prompts, max_new_tokens=30)
+    sampling = Sampling(no_repeat_ngram_size=size)
+    for row, prompt in enumerate(prompts):
+        assert len(set(ngrams(free[row], size))) < 31 - size
+        (new,) = generate(network, [prompt], max_new_tokens=30, sampling=sampling)
+        before = ngrams(prompt, size)
+        whole = ngrams(prompt + new, size)[len(before) :]
+        assert len(set(whole)) == len(whole) and not set(whole) & set(before)
+    together = generate(network, prompts, max_new_tokens=30, sampling=sampling)
+    assert together[2] == new, "the padding of other rows counts"
+
+
+def test_banned_tokens_and_an_end_that_comes_late_enough(network):
+    free = generate(network, PROMPTS, max_new_tokens=9)
+    banned = (free[0][0], free[1][4])
+    rows = generate(network, PROMPTS, max_new_tokens=9, sampling=Sampling(banned_tokens=banned))
+    assert not {token for row in rows for token in row} & set(banned)
+    stop = free[0][3]
+    early = free[0].index(stop)
+    sampling = Sampling(min_new_tokens=5)
+    rows = generate(network, PROMPTS, max_new_tokens=9, stop_token_ids=[stop], sampling=sampling)
+    assert all(len(row) >= 5 for row in rows)
+    assert rows[0][:early] == free[0][:early] and stop not in rows[0]
+
+
 def test_tokens_are_drawn_as_often_as_they_are_likely():
     logits = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1]))
     count = 20_000
+    nothing = Written(jnp.zeros((count, 1), jnp.int32), jnp.zeros(count, jnp.int32), jnp.int32(0))
     keys = jax.random.split(jax.random.key(0), count)
 
     def shares(sampling):
         many = jnp.broadcast_to(logits, (count, 4))
-        tokens = choose_tokens(many, None, sampling, keys)
+        tokens = choose_tokens(many, nothing, sampling, keys)
         return np.bincount(tokens, minlength=4) / count
 
     within = 4 * 0.5 / np.sqrt(count)
@@ -123,6 +158,9 @@ def test_tokens_are_drawn_as_often_as_they_are_likely():
     )
     np.testing.assert_allclose(
         shares(Sampling(temperature=1.0, top_p=0.75)), [4 / 9, 3 / 9, 2 / 9, 0], atol=within
+    )
+    np.testing.assert_allclose(
+        shares(Sampling(temperature=1.0, min_p=0.6)), [4 / 7, 3 / 7, 0, 0], atol=within
     )
     squared = np.array([16, 9, 4, 1]) / 30
     np.testing.assert_allclose(shares(Sampling(temperature=0.5)), squared, atol=within)
@@ -161,6 +199,13 @@ def test_calls_that_do_not_fit(network):
         {"top_k": 0},
         {"top_p": 0.0},
         {"top_p": 1.1},
+        {"min_p": -0.1},
+        {"min_p": 1.1},
+        {"min_p": float("nan")},
+        {"temperature": float("inf")},
+        {"no_repeat_ngram_size": -1},
+        {"banned_tokens": (3, -1)},
+        {"min_new_tokens": -1},
         {"repetition_penalty": 0},
     ],
 )
@@ -169,7 +214,7 @@ def test_sampling_out_of_range(values):
         Sampling(**values)
 
 
-@pytest.mark.parametrize("values", [{"top_k": 5}, {"top_p": 0.5}])
+@pytest.mark.parametrize("values", [{"top_k": 5}, {"top_p": 0.5}, {"min_p": 0.1}])
 def test_options_that_would_have_no_effect(values):
     with pytest.raises(ValueError, match="need a temperature above 0"):
         Sampling(**values)

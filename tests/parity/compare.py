@@ -10,8 +10,9 @@ from flax import nnx
 
 from ftjax.models import family_of
 from ftjax.models.layers import Compute
+from ftjax.pretrained.checkpoint import Checkpoint
 from ftjax.pretrained.export import export
-from ftjax.pretrained.load import Checkpoint, dotted, load_model
+from ftjax.pretrained.load import dotted, load_model
 
 
 def assert_same_network(

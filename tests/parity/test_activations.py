@@ -20,5 +20,6 @@ def test_values_and_slopes(name):
     values = ACT2FN[name](points)
     values.sum().backward()
     ours, slopes = jax.vmap(jax.value_and_grad(ACTIVATIONS[name]))(x)
+    # Where one tanh is 1 and the other not yet, slopes differ by 1e-5.
     np.testing.assert_allclose(ours, values.detach(), atol=4e-6, rtol=1e-6)
-    np.testing.assert_allclose(slopes, points.grad, atol=4e-6, rtol=1e-6)
+    np.testing.assert_allclose(slopes, points.grad, atol=1e-5, rtol=1e-6)

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from encoders import TINY, assert_same_head, batch  # noqa: E402
+from encoders import TINY, assert_same_head, batch, labels_of  # noqa: E402
 
 from ftjax.pretrained.load import load_model  # noqa: E402
 
@@ -15,13 +15,14 @@ HEADS = {
     "masked_lm": transformers.BertForMaskedLM,
     "sequence_classification": transformers.BertForSequenceClassification,
     "token_classification": transformers.BertForTokenClassification,
+    "question_answering": transformers.BertForQuestionAnswering,
 }
 
 
 @pytest.mark.parametrize("network", HEADS)
 def test_published_head(tmp_path, network):
     torch.manual_seed(0)
-    config = transformers.BertConfig(**TINY, num_labels=5, hidden_act="relu")
+    config = transformers.BertConfig(**TINY, num_labels=labels_of(network), hidden_act="relu")
     assert_same_head(tmp_path, HEADS[network](config), network, batch())
 
 

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from compare import assert_same_network  # noqa: E402
-from encoders import TINY, assert_same_head, batch  # noqa: E402
+from encoders import TINY, assert_same_head, batch, labels_of  # noqa: E402
 
 from ftjax.models import family_of  # noqa: E402
 from ftjax.models.deberta_v2 import relative_index  # noqa: E402
@@ -64,11 +64,12 @@ def test_backbone(tmp_path, switch):
         ("MaskedLM", "masked_lm", {"legacy": False}),
         ("SequenceClassification", "sequence_classification", {"pooler_hidden_act": "relu"}),
         ("TokenClassification", "token_classification", {}),
+        ("QuestionAnswering", "question_answering", {}),
     ],
 )
 def test_published_head(tmp_path, head, network, fields):
     torch.manual_seed(0)
-    config = torch_config(**fields, num_labels=3)
+    config = torch_config(**fields, num_labels=labels_of(network))
     model = getattr(transformers, f"DebertaV2For{head}")(config)
     assert_same_head(tmp_path, model, network, batch(token_types=False))
 

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from compare import assert_same_network  # noqa: E402
-from encoders import assert_same_head, batch  # noqa: E402
+from encoders import assert_same_head, batch, labels_of  # noqa: E402
 
 from ftjax.models.layers import Compute  # noqa: E402
 from ftjax.pretrained.load import load_model  # noqa: E402
@@ -25,6 +25,7 @@ HEADS = {
     "masked_lm": transformers.DistilBertForMaskedLM,
     "sequence_classification": transformers.DistilBertForSequenceClassification,
     "token_classification": transformers.DistilBertForTokenClassification,
+    "question_answering": transformers.DistilBertForQuestionAnswering,
 }
 
 
@@ -41,7 +42,7 @@ def test_backbone(tmp_path, fields):
 @pytest.mark.parametrize("network", HEADS)
 def test_published_head(tmp_path, network):
     torch.manual_seed(0)
-    config = transformers.DistilBertConfig(**TINY, num_labels=3, activation="relu")
+    config = transformers.DistilBertConfig(**TINY, num_labels=labels_of(network), activation="relu")
     assert_same_head(tmp_path, HEADS[network](config), network, batch(token_types=False))
 
 

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from compare import assert_same_network  # noqa: E402
-from encoders import TINY, assert_same_head, batch  # noqa: E402
+from encoders import TINY, assert_same_head, batch, labels_of  # noqa: E402
 
 from ftjax.models.layers import Compute  # noqa: E402
 
@@ -15,6 +15,7 @@ HEADS = {
     "replaced_token_detection": transformers.ElectraForPreTraining,
     "sequence_classification": transformers.ElectraForSequenceClassification,
     "token_classification": transformers.ElectraForTokenClassification,
+    "question_answering": transformers.ElectraForQuestionAnswering,
 }
 
 
@@ -31,7 +32,11 @@ def test_backbone(tmp_path, width):
 def test_published_head(tmp_path, network):
     torch.manual_seed(0)
     config = transformers.ElectraConfig(
-        **TINY, embedding_size=12, num_labels=3, hidden_act="relu", layer_norm_eps=1e-3
+        **TINY,
+        embedding_size=12,
+        num_labels=labels_of(network),
+        hidden_act="relu",
+        layer_norm_eps=1e-3,
     )
     assert_same_head(tmp_path, HEADS[network](config), network, batch())
 

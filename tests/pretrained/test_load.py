@@ -192,8 +192,8 @@ def test_a_file_is_missing(folder, name, error, message):
             {"model_type": "mamba"},
             "'mamba' is not among the families ftjax has: .*bert.*To add one",
         ),
-        ({"hidden_act": "cosh"}, "hidden_act = 'cosh' is not implemented; known: 'gelu'"),
-        ({"hidden_dropout_prb": 0.1}, "did you mean hidden_dropout_prob"),
+        ({"hidden_act": "cosh"}, "hidden_act = 'cosh' must be one of 'gelu'"),
+        ({"embedding_size": 8}, "embedding_size = 8"),
         ({"is_decoder": True}, "is_decoder = True .only False works here"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
@@ -207,10 +207,65 @@ def test_configs_that_are_not_implemented(folder, fields, message):
 
 
 def test_a_note_in_the_config_can_be_accepted(folder):
-    set_field(folder, my_note="harmless")
-    with pytest.raises(ValueError, match=r"my_note = 'harmless'[\s\S]*accept_fields"):
+    set_field(folder, is_causal="harmless here")
+    with pytest.raises(ValueError, match=r"is_causal = 'harmless here'[\s\S]*accept_fields"):
         load_model(folder)
-    load_model(folder, accept_fields=("my_note",))
+    load_model(folder, accept_fields=("is_causal",))
+
+
+def test_what_transformers_does_not_read_is_passed_over_and_told(folder):
+    set_field(folder, my_note="harmless", hidden_dropout_prb=0.1, attn_implementation="eager")
+    said = []
+    load_model(folder, say=said.append)
+    assert said == [
+        "config.json: passed over what transformers does not read for bert either: my_note, "
+        "hidden_dropout_prb (did you mean hidden_dropout_prob?)."
+    ]
+
+
+def test_code_of_a_repository_is_never_run(folder):
+    set_field(folder, auto_map={"AutoModel": "modeling.My"})
+    said = []
+    load_model(folder, say=said.append)
+    assert "never run: it is read as transformers' bert" in said[0]
+    set_field(folder, model_type="mine")
+    with pytest.raises(ValueError, match=r"'mine' is defined by code in its repository"):
+        load_model(folder)
+
+
+def test_more_layers_than_tensors_are_not_built(folder):
+    set_field(folder, num_hidden_layers=900)
+    with pytest.raises(ValueError, match=r"announces 900 layers, but there are only \d+ tensors"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("old_names", [True, False])
+def test_the_language_model_of_a_network_that_sees_images(tmp_path, tiny_llama, old_names):
+    folder = shutil.copytree(tiny_llama, tmp_path / "llava")
+    expected = parameters(load_model(folder, "causal_lm"))
+
+    def wrap(tensors):
+        for name in list(tensors):
+            older = f"language_model.{name}"
+            newer = name.replace("model.", "model.language_model.")
+            tensors[older if old_names else newer] = tensors.pop(name)
+        for name in ("vision_tower.a", "multi_modal_projector.b"):
+            tensors[name if old_names else f"model.{name}"] = np.zeros(3, np.float32)
+
+    change(folder, wrap)
+    fields = json.loads((folder / "config.json").read_text())
+    wrapper = {"model_type": "llava", "text_config": fields, "vision_config": {}}
+    (folder / "config.json").write_text(json.dumps(wrapper))
+    said = []
+    loaded = parameters(load_model(folder, "causal_lm", say=said.append))
+    assert loaded.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_array_equal(loaded[path], value)
+    assert "of this llava its language model (llama) is loaded" in said[0]
+    assert "left behind: multi_modal_projector, vision_tower." in said[0]
+    (folder / "config.json").write_text(json.dumps(wrapper | {"text_config": 3}))
+    with pytest.raises(ValueError, match="text_config = 3 must be an object"):
+        load_model(folder, "causal_lm")
 
 
 def test_a_config_that_is_no_json(folder):

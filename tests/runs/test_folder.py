@@ -97,16 +97,48 @@ def test_a_number_that_is_none_is_not_written(tmp_path):
 
 
 def test_metrics_of_later_steps_and_half_a_line_are_dropped(tmp_path):
-    folder = begun(tmp_path)
+    folder, file = begun(tmp_path), tmp_path / "metrics.jsonl"
+    logged, contents = [], []
     for step in (1, 2, 3):
         folder.log(step, {"train/loss": 0.1 * step})
-    whole = (tmp_path / "metrics.jsonl").read_bytes()
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 4, "tr')
-    folder.forget_after(3)
-    assert (tmp_path / "metrics.jsonl").read_bytes() == whole
-    folder.forget_after(1)
-    assert [line["step"] for line in folder.metrics()] == [1]
+        logged.append(folder.logged())
+        contents.append(file.read_bytes())
+    with open(file, "a") as lines:
+        lines.write('{"step": 4, "tr')
+    assert folder.forget_after(3, logged[2])
+    assert file.read_bytes() == contents[2]
+    assert folder.forget_after(1, logged[0])
+    assert file.read_bytes() == contents[0]
+    assert folder.forget_after(0, 0)
+    assert file.read_bytes() == b""
+
+
+@pytest.mark.parametrize("damage", ["digit", "line", "removed", "type"])
+def test_metrics_that_were_changed_are_set_aside(tmp_path, damage):
+    folder, file = begun(tmp_path), tmp_path / "metrics.jsonl"
+    for step in (1, 2):
+        folder.log(step, {"train/loss": 0.5})
+    logged, text = folder.logged(), file.read_text()
+    _, second = text.splitlines(keepends=True)
+    changed = {"digit": text.replace("0.5", "0.6", 1), "line": second, "type": f"3\n{second}"}
+    file.unlink() if damage == "removed" else file.write_text(changed[damage])
+    assert not folder.forget_after(2, logged)
+    assert file.read_bytes() == b""
+    aside = tmp_path / "metrics.damaged.jsonl"
+    assert aside.exists() == (damage != "removed")
+    assert damage == "removed" or aside.read_text() == changed[damage]
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_what_a_run_that_began_has_lost_is_told(tmp_path, name):
+    begun(tmp_path)
+    RunFolder(tmp_path).checkpoints.mkdir()
+    (tmp_path / name).unlink()
+    other = CONFIG | {"seed": 1}
+    told = rf"There is no file .*{name}\. Restore it from a copy, or delete the run folder"
+    with pytest.raises(FileNotFoundError, match=told), RunFolder(tmp_path).claimed(other):
+        pass
+    assert not (tmp_path / name).exists()
 
 
 def test_seconds_of_all_sessions_count(tmp_path):

@@ -14,6 +14,7 @@ from ftjax.data.text import TokenizedText
 from ftjax.losses.tokens import loss as token_loss
 from ftjax.models.heads import LanguageModel
 from ftjax.pretrained.load import load_model
+from ftjax.training.build import build
 from ftjax.training.run import run
 
 
@@ -102,5 +103,14 @@ def test_fields_that_this_task_does_not_read_are_refused(config, overrides, mess
 def test_a_text_too_short_to_divide(tmp_path, config):
     path = tmp_path / "short.txt"
     path.write_text("word1 word2")
-    with pytest.raises(ValueError, match="holds no records"):
+    with pytest.raises(ValueError, match="has 2 words, too few to be divided"):
         run(override(config, {"data.source": str(path)}), tmp_path / "run", Console(quiet=True))
+
+
+def test_texts_without_a_token_to_predict(tmp_path, config):
+    for split in ("train", "validation", "test"):
+        text = " " if split == "validation" else "word1 word2"
+        (tmp_path / f"{split}.csv").write_text(f'text,n\n"{text}",1\n"{text}",{split}\n')
+    config = override(config, {"data.source": str(tmp_path / "{split}.csv")})
+    with pytest.raises(ValueError, match=r"validation.csv: no text of validation has a token to"):
+        build(config)

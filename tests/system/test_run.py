@@ -1,19 +1,13 @@
-"""Whole runs on a tiny checkpoint: what they leave, how they stop, how they go on bit for bit."""
+"""Whole runs on a tiny checkpoint: what they leave, and what they refuse."""
 
-import io
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from rich.console import Console
-from tiny import TINY
+from tiny import TINY, quiet
 
+from ftjax.commands import predict
 from ftjax.config import base_config, flatten, override
 from ftjax.losses import classes
 from ftjax.runs.folder import RunFolder
@@ -21,169 +15,14 @@ from ftjax.runs.report import print_result
 from ftjax.training.build import build
 from ftjax.training.checkpoint import Checkpoints
 from ftjax.training.loop import DivergedError
-from ftjax.training.optimizer import make_optimizer
 from ftjax.training.run import run
-from ftjax.training.step import new_state
 from ftjax.use.predict import Predictor
-
-DRIVER = Path(__file__).parent / "driver.py"
-
-
-def quiet():
-    return Console(file=io.StringIO(), width=200, soft_wrap=True)
 
 
 def small(config, **overrides):
     """Six steps, without what other tests look at."""
     settings = {"evaluation.baselines": False, "retention.enabled": False, "training.epochs": 1}
     return override(config, settings | {k.replace("__", "."): v for k, v in overrides.items()})
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("xla")
-
-
-def drive(folder, config, where, cache):
-    """Runs the driver; its exit code and what it printed."""
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    done = subprocess.run(
-        [sys.executable, DRIVER, folder, json.dumps(flatten(config)), where],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def final_state(folder, config):
-    """Every array of the last checkpoint and of the best."""
-    trainable = build(config).trainable
-    optimizer = make_optimizer(config.optimizer, lambda step: 1.0, trainable)
-    with Checkpoints(RunFolder(folder).checkpoints, keep_last=9) as checkpoints:
-        _, state, _ = checkpoints.restore(new_state(0, trainable, optimizer))
-        _, best, _ = checkpoints.restore_best(trainable)
-    leaves, _ = jax.tree_util.tree_flatten_with_path((state, best))
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
-def assert_same_run(folder, reference, config):
-    assert (folder / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
-    mine, other = (json.loads((f / "result.json").read_text()) for f in (folder, reference))
-    assert mine["metrics"] == other["metrics"]
-    ours, theirs = final_state(folder, config), final_state(reference, config)
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        assert value.tobytes() == theirs[name].tobytes(), name
-
-
-@pytest.fixture(scope="module")
-def config_of_kills(tiny_bert, tiny_texts):
-    return small(
-        override(
-            base_config(),
-            {
-                "name": "killed",
-                "model.reference": str(tiny_bert),
-                "data.source": str(tiny_texts),
-                "data.buckets": (8, 16),
-                "data.batch_size": 8,
-                "optimizer.learning_rate": 1e-2,
-            },
-        ),
-        training__epochs=2,
-        training__checkpoint_every=2,
-        training__log_every=1,
-    )
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, config_of_kills, cache):
-    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-    code, output = drive(folder, config_of_kills, "never", cache)
-    assert code == 0, output
-    return folder
-
-
-@pytest.mark.parametrize("where", ["step 7", "save 3", "save 4"])
-def test_killed_and_started_again_ends_bit_for_bit_the_same(
-    tmp_path, config_of_kills, uninterrupted, cache, where
-):
-    folder = tmp_path / "run"
-    code, output = drive(folder, config_of_kills, where, cache)
-    assert code == -9, output
-    assert "save" not in where or "half-written: ['" in output, output
-    assert not (folder / "result.json").exists()
-    code, output = drive(folder, config_of_kills, "never", cache)
-    assert code == 0, output
-    assert "Continuing from step" in output
-    assert_same_run(folder, uninterrupted, config_of_kills)
-
-
-def test_killed_with_all_that_a_run_can_carry(tmp_path, config_of_kills, cache):
-    """A head trained first, an average, masks of mixout, replayed text, blocks that join late."""
-    config = override(
-        config_of_kills,
-        {
-            "tuning.head_epochs": 1,
-            "tuning.unfreeze_epochs": 1,
-            "averaging.method": "ema",
-            "penalties.mixout": 0.2,
-            "penalties.kl_to_base": 0.1,
-            "penalties.replay": 0.1,
-            "penalties.source": config_of_kills.data.source,
-        },
-    )
-    code, output = drive(tmp_path / "whole", config, "never", cache)
-    assert code == 0, output
-    for where in ("step 4", "step 15"):
-        folder = tmp_path / where
-        code, output = drive(folder, config, where, cache)
-        assert code == -9, output
-        code, output = drive(folder, config, "never", cache)
-        assert code == 0, output
-        assert where == "step 4" or "Continuing from step" in output, output
-        for name in ("metrics.jsonl", "head/metrics.jsonl"):
-            assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-        results = [
-            json.loads((f / "result.json").read_text()) for f in (folder, tmp_path / "whole")
-        ]
-        assert results[0]["metrics"] == results[1]["metrics"]
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_saves_and_says_how_to_go_on(
-    tmp_path, config_of_kills, uninterrupted, cache, name
-):
-    folder = tmp_path / "run"
-    code, output = drive(folder, config_of_kills, f"signal 5 {name}", cache)
-    assert code == 0, output
-    assert f"Stopped by {name} at step 5 of 12; all is saved. The same command continues" in output
-    assert json.loads((folder / "manifest.json").read_text())["sessions"][0]["status"] == "stopped"
-    code, output = drive(folder, config_of_kills, "never", cache)
-    assert "Continuing from step 5" in output
-    assert_same_run(folder, uninterrupted, config_of_kills)
-
-
-def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(
-    tmp_path, config_of_kills, uninterrupted, cache
-):
-    folder = tmp_path / "run"
-    shutil.copytree(uninterrupted, folder)
-    (folder / "result.json").unlink()
-    files = [p for p in (folder / "checkpoints" / "12").rglob("*") if p.is_file()]
-    largest = max(files, key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:100])
-    code, output = drive(folder, config_of_kills, "never", cache)
-    assert code == 0, output
-    assert "Damaged checkpoint" in output
-    assert "going back to step 10" in output
-    assert_same_run(folder, uninterrupted, config_of_kills)
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +34,7 @@ def finished(tmp_path_factory, tiny_bert, tiny_texts):
             **TINY,
             "model.reference": str(tiny_bert),
             "data.source": str(tiny_texts),
+            "data.buckets": (8, 16),
             "training.epochs": 6,
             "retention.source": str(tiny_texts),
             "retention.max_length": 16,
@@ -350,6 +190,11 @@ def test_mesh_and_pmap_runs_agree(tmp_path, tiny_config, parallel):
             ValueError,
             "Rows of 16 tokens do not fit. A row of 40 tokens does not fit the 32 positions",
         ),
+        (
+            {"retention.enabled": True, "retention.max_length": 33},
+            ValueError,
+            "Rows of 33 tokens do not fit. A row of 33 tokens does not fit the 32 positions",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(
@@ -371,3 +216,15 @@ def test_a_full_disk(tmp_path, tiny_config, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
     with pytest.raises(OSError, match="is full"):
         run(tiny_config, tmp_path / "run", quiet())
+
+
+def test_a_document_becomes_a_page(tmp_path, finished):
+    _, folder, _, _ = finished
+    (tmp_path / "document.txt").write_text("word1 word2 word3\n\nword21 word22\n")
+    files = [f"--file={tmp_path / 'document.txt'}", f"--html={tmp_path / 'page.html'}"]
+    with pytest.raises(SystemExit) as ended:
+        predict.start(["predict", f"--run={folder}", *files])
+    assert not ended.value.code
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<p style") == 2
+    assert "word1 word2 word3</p>" in page and "<h1>document.txt</h1>" in page

@@ -1,6 +1,5 @@
 """Whole runs in which methods, penalties, stages and averages meet."""
 
-import io
 import json
 import subprocess
 import sys
@@ -9,22 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import nnx
-from rich.console import Console
 from safetensors.numpy import load_file
+from tiny import quiet
 
 from ftjax.config import base_config, override, validate
 from ftjax.pretrained.adapter import load_adapter
+from ftjax.pretrained.compare import merged_and_compared
 from ftjax.pretrained.load import load_model
 from ftjax.runs.folder import RunFolder
 from ftjax.runs.report import print_result
 from ftjax.training.build import Parts, build
 from ftjax.training.checkpoint import Checkpoints
 from ftjax.training.run import run
-from ftjax.use.finished import load_finished_run, merged_backbone
-
-
-def quiet():
-    return Console(file=io.StringIO(), width=200, soft_wrap=True)
+from ftjax.use.finished import load_finished_run
 
 
 @pytest.fixture
@@ -130,8 +126,9 @@ def test_a_tuned_run_is_given_back_merged_and_as_an_adapter(tmp_path, config, ti
     load_adapter(network, tiny_bert, tmp_path / "adapter")
     np.testing.assert_allclose(network.backbone(ids).last_hidden_state, expected, atol=1e-5)
     for folder in ("merged", "adapter"):
-        head = load_file(tmp_path / folder / "ftjax_head.safetensors")
-        np.testing.assert_array_equal(head["weight"].T, finished.network.classifier.kernel[...])
+        head = load_file(tmp_path / folder / "2_Dense" / "model.safetensors")
+        kernel = finished.network.classifier.kernel[...]
+        np.testing.assert_array_equal(head["linear.weight"].T, kernel)
 
 
 def test_a_run_that_trains_few_rows_of_the_table_comes_back_whole(tmp_path, config, tiny_bert):
@@ -151,15 +148,16 @@ def test_a_run_that_trains_few_rows_of_the_table_comes_back_whole(tmp_path, conf
     seen = np.isin(ids[0], parts.objective.examples["train"].token_ids())
     np.testing.assert_array_equal(moved, seen)
     hidden = finished.network.backbone(ids[:, :20]).last_hidden_state
-    merged, _ = merged_backbone(finished)
+    merged, _ = merged_and_compared(finished.network, finished.base)
     assert isinstance(merged.embeddings.word_embeddings, nnx.Embed)
     np.testing.assert_allclose(merged(ids[:, :20]).last_hidden_state, hidden, atol=1e-6)
 
 
 def last_state(folder, config):
     with Checkpoints(RunFolder(folder).checkpoints, keep_last=9) as checkpoints:
-        _, best, _ = checkpoints.restore_best(build(config).trainable)
-    return best
+        return checkpoints.restore_best(
+            build(config).trainable, RunFolder(folder).result().best_step
+        )
 
 
 def test_a_probe_on_cached_features_is_a_probe_through_the_network(tmp_path, config, monkeypatch):

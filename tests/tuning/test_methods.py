@@ -3,18 +3,23 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import qwix
 from flax import nnx
 from tiny import FAMILY_NAMES, VISION, make_case
 
 from ftjax.config import base_config
 from ftjax.losses.forward import of_outputs
 from ftjax.models.heads import TokenOutputs
+from ftjax.training.checkpoint import host_copy
+from ftjax.training.loop import Clock, CompiledByShape
 from ftjax.training.optimizer import make_optimizer, make_schedule
+from ftjax.training.parallel import MeshParallel
 from ftjax.training.step import make_train_step, new_state
 from ftjax.tuning import METHODS
-from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear
+from ftjax.tuning.adapted import AdaptedEmbed, AdaptedLinear, dequantized, packed, quantize
 from ftjax.tuning.tune import merge, tune
 
 # One meets every method here; tests/parity/test_tuning_matrix.py has the others.
@@ -61,12 +66,16 @@ def trained(method, family, **changes):
     config.learning_rate = 1e-2
     schedule = make_schedule(config, STEPS)
     optimizer = make_optimizer(config, schedule, trainable)
-    step = jax.jit(make_train_step(rebuild, of_outputs(loss), optimizer, schedule))
-    state, losses = new_state(0, trainable, optimizer), []
+    # As a run takes them: placed, through a program that is compiled ahead.
+    parallel = MeshParallel(jax.devices()[:1])
+    step = make_train_step(rebuild, of_outputs(loss), optimizer, schedule)
+    take = CompiledByShape(parallel.map_train(step), Clock())
+    state = parallel.place(host_copy(new_state(0, trainable, optimizer)))
+    placed, losses = (parallel.place(frozen), parallel.place_batch(batch)), []
     for _ in range(STEPS):
-        state, metrics = step(state, frozen, batch)
+        state, metrics = take(state, *placed)
         losses.append(float(metrics["loss"]))
-    return trainable, state, losses, rebuild, frozen, batch
+    return trainable, host_copy(state), losses, rebuild, frozen, batch
 
 
 def check(method, family):
@@ -158,6 +167,17 @@ def test_all_layers_in_few_bits_and_an_adapter_on_each():
         path.replace(".lora_a", ".kernel") for path in trainable if path.endswith("lora_a")
     } == kernels
     assert not kernels & frozen.keys()
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4", "nf4"])
+@pytest.mark.parametrize("inputs", [1, 2, 25, 128])
+def test_kernels_in_few_bits_are_those_of_the_library(inputs, quantization):
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(inputs, 7)), jnp.float32)
+    array = quantize(kernel, quantization)
+    codes = packed(array.qvalue)
+    assert codes.nbytes == 7 * (inputs if quantization == "int8" else -(-inputs // 2))
+    found = dequantized(codes, array.scale, quantization, inputs, jnp.float32)
+    np.testing.assert_array_equal(found, qwix.dequantize(array))
 
 
 def test_dequantised_kernels_are_not_kept_for_the_backward_pass():

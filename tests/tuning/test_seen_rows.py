@@ -39,6 +39,8 @@ def trained(family, *, seen, weight_decay=0.0):
     rebuild, start, frozen = tune(network, settings, 0, tokens if seen else None)
     config = base_config().optimizer
     config.learning_rate, config.weight_decay = 1e-2, weight_decay
+    # Adam would make steps of rounding where a gradient is next to nothing.
+    config.epsilon = 1e-3
     schedule = make_schedule(config, STEPS)
     optimizer = make_optimizer(config, schedule, start)
     step = jax.jit(make_train_step(rebuild, of_outputs(loss), optimizer, schedule))

@@ -1,0 +1,194 @@
+"""Fifty steps of AdamW in torch for each objective, on the batches and from the start of ours.
+
+The networks and, but for levels, the losses are transformers' own; the optimizer is torch's, the
+schedule transformers', and the norm the one that torch clips by.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import apart
+from fixtures import config_for, data_folder, family_folder  # noqa: F401
+from matrix import ROWS, VOCABULARY
+from steps import STEPS, track_of
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from ftjax.models import family_of  # noqa: E402
+from ftjax.pretrained.export import published_tensors  # noqa: E402
+
+LARGEST, MEAN = 5e-4, 5e-5
+"""Of loss and gradient norm, relative to torch's where that is above 1."""
+
+
+def inputs_of(batch):
+    """One text a row, as transformers has it, and which rows count."""
+    if "segment_ids" in batch:
+        batch = apart(batch, int((batch["position_ids"] == 0).sum()))
+        mask = batch["segment_ids"]
+    else:
+        mask = batch["attention_mask"]
+    weights = batch["weights"]
+    rows = (weights if weights.ndim == 1 else weights.sum(1)) > 0
+    found = {"input_ids": batch["input_ids"], "attention_mask": mask}
+    if "token_type_ids" in batch:
+        found["token_type_ids"] = batch["token_type_ids"]
+    return {name: torch.tensor(array[rows]).long() for name, array in found.items()}, rows, batch
+
+
+def labels_of_rows(batch, rows):
+    labels = torch.tensor(batch["labels"][rows])
+    return labels if labels.is_floating_point() else labels.long()
+
+
+def labels_of_tokens(batch, rows):
+    wanted = np.where(batch["weights"] > 0, batch["labels"], -100)
+    return torch.tensor(wanted[rows]).long()
+
+
+def labels_of_guesses(batch, rows):
+    wanted = np.full(batch["input_ids"].shape, -100)
+    for row, guess in zip(*np.nonzero(batch["weights"]), strict=True):
+        wanted[row, batch["masked_positions"][row, guess]] = batch["labels"][row, guess]
+    return torch.tensor(wanted[rows])
+
+
+def following_tokens(batch, rows):
+    """Each token where it stands, if it is to be predicted: transformers shifts them."""
+    wanted = np.full(batch["input_ids"].shape, -100)
+    wanted[:, 1:] = np.where(batch["weights"] > 0, batch["labels"], -100)[:, :-1]
+    return torch.tensor(wanted[rows])
+
+
+def both_ends(batch, rows):
+    ends = [batch[name][rows] for name in ("start_positions", "end_positions")]
+    return torch.tensor(np.stack(ends)).long()
+
+
+def of_transformers(model, inputs, labels):
+    return model(**inputs, labels=labels).loss
+
+
+def of_levels(model, inputs, labels):
+    """CORN by its paper (2111.08851, eq. 5), but the mean over texts and not over questions."""
+    logits, total = model(**inputs).logits, 0.0
+    for level in range(logits.shape[1]):
+        asked = labels >= level
+        above = (labels[asked] > level).float()
+        total = total + torch.nn.functional.binary_cross_entropy_with_logits(
+            logits[asked, level], above, reduction="sum"
+        )
+    return total / len(labels)
+
+
+def of_label_sets(model, inputs, labels):
+    return of_transformers(model, inputs, labels.float())
+
+
+def of_ends(model, inputs, labels):
+    """transformers' but that padding is no place for an answer."""
+    found, real = model(**inputs), inputs["attention_mask"] > 0
+    losses = [
+        torch.nn.functional.cross_entropy(logits.masked_fill(~real, -torch.inf), ends)
+        for logits, ends in zip((found.start_logits, found.end_logits), labels, strict=True)
+    ]
+    return sum(losses) / 2
+
+
+SEQUENCES = "AutoModelForSequenceClassification"
+# Objective -> (transformers' class, its labels of our batch, loss, further fields of its config).
+REFERENCES = {
+    "classification": (SEQUENCES, labels_of_rows, of_transformers, {}),
+    "multi_label": (
+        SEQUENCES,
+        labels_of_rows,
+        of_label_sets,
+        {"problem_type": "multi_label_classification"},
+    ),
+    "ordinal": (SEQUENCES, labels_of_rows, of_levels, {}),
+    "regression": (SEQUENCES, labels_of_rows, of_transformers, {"problem_type": "regression"}),
+    "token_classification": (
+        "AutoModelForTokenClassification",
+        labels_of_tokens,
+        of_transformers,
+        {},
+    ),
+    "masked_lm": ("AutoModelForMaskedLM", labels_of_guesses, of_transformers, {}),
+    "causal_lm": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),
+    "sft": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),
+    "seq2seq": ("AutoModelForSeq2SeqLM", labels_of_tokens, of_transformers, {}),
+    "span_extraction": ("AutoModelForQuestionAnswering", both_ends, of_ends, {}),
+}
+
+
+TIED = ("decoder.weight", "decoder.bias", "lm_head.weight", "embed_tokens.weight")
+
+
+def torch_model(track, name, fields):
+    """transformers' network with the parameters that ours starts from."""
+    network = track.parts.rebuild(track.start, track.parts.frozen).backbone
+    folder = Path(track.config.model.reference)
+    kept = json.loads((folder / "config.json").read_text())
+    outputs = len(getattr(track.parts.objective, "classes", [])) or 2
+    rates = ("attention_probs_dropout_prob", "hidden_dropout_prob", "dropout_rate")
+    kept |= dict.fromkeys(rates, 0.0) | {"num_labels": outputs, "pad_token_id": 0}
+    config = transformers.AutoConfig.for_model(**kept | fields)
+    assert config.vocab_size == VOCABULARY
+    model = getattr(transformers, name).from_config(config).train()
+    tensors = published_tensors(network, family_of(kept["model_type"]))
+    state = {path: torch.tensor(np.asarray(value)) for path, value in tensors}
+    missing, unknown = model.load_state_dict(state, strict=False)
+    model.tie_weights()
+    assert not unknown
+    assert all(path.endswith(TIED) for path in missing), missing
+    return model
+
+
+def torch_steps(model, loss, batches, settings):
+    """Loss and gradient norm before each step of AdamW with a linear schedule."""
+    kernels = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim == 1]
+    groups = [
+        {"params": kernels, "weight_decay": settings.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+    )
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, 0, len(batches))
+    found = []
+    for batch in batches:
+        optimizer.zero_grad()
+        value = loss(model, batch)
+        value.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
+        optimizer.step()
+        schedule.step()
+        found.append((float(value.detach()), float(norm)))
+    return np.asarray(found)
+
+
+@pytest.mark.parametrize("objective", ROWS)
+def test_steps_of_torch(objective, config_for, record_property):  # noqa: F811
+    assert objective in REFERENCES, "name its reference in tests/parity/test_trajectories.py"
+    name, labels_of, loss_of, fields = REFERENCES[objective]
+    track = track_of(objective, config_for)
+    model = torch_model(track, name, fields)
+
+    def loss(model, batch):
+        inputs, rows, batch = inputs_of(batch)
+        return loss_of(model, inputs, labels_of(batch, rows))
+
+    expected = torch_steps(model, loss, track.batches, track.config.optimizer)
+    differences = (track.steps - expected) / np.maximum(1.0, np.abs(expected))
+    largest, mean = np.abs(differences).max(0), np.abs(differences.mean(0))
+    assert len(expected) == STEPS
+    assert (largest <= LARGEST).all() and (mean <= MEAN).all(), (largest, mean)
+    record_property("reference", type(model).__name__)
+    record_property("largest", f"{largest.max():.0e}")

@@ -111,6 +111,19 @@ def _assert_export_goes_back(folder, torch_model, model, network):
         assert left or name in family.tied, f"{name} is lost on export"
 
 
+def assert_same_gradients(found: dict[str, np.ndarray], torch_model, tolerance: float = 1e-5):
+    """`found`, by published names, are those of torch's parameters, relative to each one's largest.
+
+    Some are zero but for rounding: a share of the typical gradient of the network is added.
+    """
+    expected = {n: p.grad.numpy() for n, p in torch_model.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    typical = np.mean([np.abs(gradient).max() for gradient in expected.values()])
+    for name, gradient in expected.items():
+        within = tolerance * (np.abs(gradient).max() + 0.1 * typical)
+        np.testing.assert_allclose(found[name], gradient, rtol=0, atol=within, err_msg=name)
+
+
 def _assert_same_gradients(folder, torch_model, network, gradients, tolerance):
     published = Checkpoint(folder).files
     family = family_of(Checkpoint(folder).fields["model_type"])

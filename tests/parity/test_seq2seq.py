@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compare import assert_same_gradients
 from rich.console import Console
 from tiny import TINY, WORDS
 
@@ -145,13 +146,7 @@ def test_loss_and_gradients_are_those_of_labels(both):
         path = path.removeprefix("backbone.")
         name = family.published_name(path, with_prefix=True)
         found[name] = family.to_published(path, np.asarray(gradient))
-    expected = {n: p.grad.numpy() for n, p in theirs.named_parameters() if p.grad is not None}
-    assert found.keys() == expected.keys()
-    # Some are zero but for rounding.
-    typical = np.mean([np.abs(gradient).max() for gradient in expected.values()])
-    for name, gradient in expected.items():
-        within = 1e-5 * (np.abs(gradient).max() + 0.1 * typical)
-        np.testing.assert_allclose(found[name], gradient, rtol=0, atol=within, err_msg=name)
+    assert_same_gradients(found, theirs)
 
 
 @pytest.mark.parametrize("limits", [{}, {"no_repeat_ngram_size": 1, "min_new_tokens": 5}])

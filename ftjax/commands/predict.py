@@ -60,9 +60,8 @@ def main(_) -> None:
             ]
         predictions = predictor(records)
         if FILE.value and CONLL.value:
-            words = [record["tokens"] for record in records]
-            tags = [prediction["tags"] for prediction in predictions]
-            write_text_atomically(CONLL.value, columns_of(zip(words, tags, strict=True)))
+            columns = [(found["tokens"], found["tags"]) for found in predictions]
+            write_text_atomically(CONLL.value, columns_of(columns))
             print(f"Written to {CONLL.value}")
             return
         if FILE.value and HTML.value:

@@ -1,12 +1,12 @@
 """Records of the forms in which chats are published, as dialogues or as plain texts."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ftjax.data.chat import REASONING, Dialogue, content_of
 from ftjax.data.sources import Records
 from ftjax.data.sources.records import bad_record, of_each
+from ftjax.data.written_out import as_written
 
 # Who speaks, as ShareGPT and what followed it have it.
 SPEAKERS = {
@@ -153,11 +153,7 @@ def _tools(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
 
 
 def _listed(value: Any, name: str) -> list:
-    """A list, which tables hold as JSON."""
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        found = value
+    found = as_written(value)
     if not isinstance(found, list):
         raise ValueError(f"{name} is {value!r:.200}, which is not a list.")
     return found

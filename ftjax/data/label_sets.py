@@ -1,6 +1,5 @@
 """Several labels, or none, of each text: from how files hold them to zeros and ones."""
 
-import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from ftjax.data.labels import class_name
 from ftjax.data.sources.records import bad_record, of_each
+from ftjax.data.written_out import as_written
 
 SEPARATORS = ("|", ";", ",", "/")
 ZEROS_AND_ONES = (
@@ -24,11 +24,10 @@ def encode_label_sets(
 ) -> tuple[np.ndarray, list[str]]:
     """Lists of names as zeros and ones.
 
-    Names are compared as `encode_labels` does it. The order of a list does not count, nor does a
-    name that is in it twice.
+    Names are compared as `encode_labels` does it. The order of a list does not count.
 
     Args:
-        records: each with `label`: a list, a list written out as in Python or JSON, or names with
+        records: each with `label`: a list, one written out (`as_written`), or names with
             `separator` between them; empty for none.
         classes: all there are; those found here, sorted, if None (the training split).
         separator: what stands between names in a text; None where there are lists.
@@ -159,15 +158,7 @@ def _names(records: Sequence[Mapping[str, Any]], index: int, separator: str | No
 def _as_list(label: Any) -> list | None:
     """A list, or one written out; None for anything else."""
     if isinstance(label, str):
-        text = label.strip()
-        if not text:
-            return []
-        if not (text.startswith("[") and text.endswith("]")):
-            return None
-        try:
-            label = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return None
+        label = as_written(label) if label.strip() else []
     return list(label) if isinstance(label, list | tuple) else None
 
 

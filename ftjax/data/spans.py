@@ -11,6 +11,7 @@ from ftjax.data.examples import Batch, ExamplesAround, TextExamples
 from ftjax.data.sources import Records
 from ftjax.data.sources.records import bad_record, of_each
 from ftjax.data.windows import tokenize_contexts
+from ftjax.data.written_out import as_written
 
 Answer = tuple[int, str]
 
@@ -159,7 +160,7 @@ def answers_of(records: Records) -> list[list[Answer]]:
 
 def _answers(records: Records, index: int) -> list[Answer]:
     context, answers = records[index]["context"], records[index]["answers"]
-    pairs = _pairs(answers)
+    pairs = _pairs(as_written(answers))
     if pairs is None:
         raise bad_record(
             records,

@@ -16,6 +16,7 @@ from ftjax.data.examples import Batch, ExamplesAround, TextExamples
 from ftjax.data.sources import Records
 from ftjax.data.sources.records import bad_record, of_each
 from ftjax.data.windows import tokenize_words
+from ftjax.data.written_out import as_written
 
 NOTHING = "O"
 
@@ -29,12 +30,17 @@ class TaggedExamples(ExamplesAround):
             counts once, also where windows overlap.
         places: int64 [words, 2], the window and the position in it where each word of the records,
             in their order, is judged; -1 for a word that the tokenizer makes nothing of.
-        word_counts: int64 [records].
+        words: of each record.
     """
 
     labels: np.ndarray
     places: np.ndarray
-    word_counts: np.ndarray
+    words: Sequence[Sequence[str]]
+
+    @property
+    def word_counts(self) -> np.ndarray:
+        """int64 [records]."""
+        return np.asarray([len(sentence) for sentence in self.words], np.int64)
 
     def batch(self, indices: np.ndarray, *, rows: int, length: int) -> Batch:
         """As of `TextExamples`, with `labels` int32 and `weights` float32 [rows, length].
@@ -74,7 +80,8 @@ def tagged_examples(
     """Records with `tokens`, and with `tags` where the classes are given.
 
     Args:
-        records: `tokens` is a list of words, `tags` one of as many names.
+        records: `tokens` is a list of words, `tags` one of as many names; or texts for them, with
+            spaces between words, or lists written out (`as_written`).
         tokenizer: a fast tokenizer.
         buckets: rising lengths in tokens; what is longer than the last becomes windows.
         stride: tokens that two windows of a sentence share.
@@ -88,8 +95,7 @@ def tagged_examples(
     tokens, number, window_of = tokenize_words(
         words, records, tokenizer, buckets[-1], stride=stride
     )
-    counts = np.asarray([len(sentence) for sentence in words], np.int64)
-    first = np.concatenate([[0], np.cumsum(counts)])
+    first = np.cumsum([0, *map(len, words)])
     places = _places(tokens.offsets, number, window_of, first)
     labels = np.full(len(number), -1, np.int32)
     if classes is not None:
@@ -99,16 +105,20 @@ def tagged_examples(
         labels[tokens.offsets[window] + position] = tags[placed]
     padding: Any = tokenizer.pad_token_id
     windows = TextExamples(tokens, buckets, padding, records.fingerprint)
-    return TaggedExamples(windows, labels, places, counts)
+    return TaggedExamples(windows, labels, places, words)
 
 
-def tags_of(records: Records) -> list[str]:
-    """The tags that records have, "O" first and the others in the alphabet's order.
+def tags_of(records: Records) -> list[list[str]]:
+    """The tags of each record.
 
     Raises:
         ValueError: as of `tagged_examples`.
     """
-    tags = of_each(records, lambda i: _checked_tags(records, i, len(_words(records, i))))
+    return of_each(records, lambda i: _checked_tags(records, i, len(_words(records, i))))
+
+
+def tag_names(tags: Sequence[Sequence[str]]) -> list[str]:
+    """Which there are, "O" first and the others in the alphabet's order."""
     found = {tag for sentence in tags for tag in sentence}
     return sorted(found, key=lambda tag: (tag != NOTHING, tag.partition("-")[2], tag))
 
@@ -131,7 +141,7 @@ def _places(
 
 
 def _words(records: Records, index: int) -> list[str]:
-    words = records[index]["tokens"]
+    words = _listed(records[index]["tokens"])
     is_list = isinstance(words, list | tuple | np.ndarray)
     if not is_list or not len(words) or not all(isinstance(w, str) and w.strip() for w in words):
         raise bad_record(
@@ -140,6 +150,12 @@ def _words(records: Records, index: int) -> list[str]:
             f"the words must be a list of texts that are not empty, not {str(words)[:80]!r}.",
         )
     return list(words)
+
+
+def _listed(value: Any) -> Any:
+    """A list, or one that a table holds as text; a text without brackets is divided at spaces."""
+    found = as_written(value)
+    return found.split() if isinstance(found, str) else found
 
 
 def _tags(
@@ -163,7 +179,7 @@ def _tags(
 
 
 def _checked_tags(records: Records, index: int, count: int) -> list[str]:
-    tags = records[index]["tags"]
+    tags = _listed(records[index]["tags"])
     is_list = isinstance(tags, list | tuple | np.ndarray)
     if not is_list or not all(isinstance(tag, str) and tag for tag in tags):
         raise bad_record(

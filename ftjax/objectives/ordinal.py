@@ -62,6 +62,8 @@ class Ordinal(TextObjective):
     def _in_order(self, names: list[str]) -> list[str]:
         order = self.config.data.label_order
         if order:
+            if len(set(order)) < len(order):
+                raise ValueError(f"config.data.label_order names a level twice: {tuple(order)}.")
             if left_out := set(names) - set(order):
                 raise ValueError(
                     f"config.data.label_order has no {sorted(left_out)[0]!r}, which is a label of "

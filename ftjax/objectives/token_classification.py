@@ -14,7 +14,7 @@ from ftjax.data.examples import Examples, text_examples
 from ftjax.data.labels import some_names
 from ftjax.data.sources import Records
 from ftjax.data.sources.conll import goes_on_with_nothing
-from ftjax.data.tagged import NOTHING, TaggedExamples, tagged_examples, tags_of
+from ftjax.data.tagged import NOTHING, TaggedExamples, tag_names, tagged_examples, tags_of
 from ftjax.data.text import describe_text
 from ftjax.evaluation import baselines
 from ftjax.evaluation.entities import (
@@ -121,12 +121,12 @@ class TokenClassification(Objective):
         """Sentences with their tags; the training split says which there are."""
         data = self.config.data
         records = self.load(split, {"tokens": data.tokens_field, "tags": data.tags_field})
+        tags = tags_of(records)
         if split == "train":
-            self.facts["classes"] = tags_of(records)
+            self.facts["classes"] = tag_names(tags)
             self._check_classes()
         examples = self._tagged[split] = self._examples(records, self.classes)
-        self._sentences[split] = [(list(r["tokens"]), list(r["tags"])) for r in records]
-        tags = [tags for _, tags in self._sentences[split]]
+        self._sentences[split] = list(zip(examples.words, tags, strict=True))
         words, windows = int(examples.word_counts.sum()), len(examples.lengths)
         found = f"{len(tags):,} sentences of {words:,} words"
         if is_iob2(self.classes):
@@ -259,15 +259,17 @@ class TokenClassification(Objective):
         return self._examples(Records("texts", rows), None)
 
     def predictions(self, outputs: np.ndarray, examples: Examples) -> list[dict[str, Any]]:
-        """`tags` of the words and their `scores`, the probability of each."""
+        """The words as `tokens`, their `tags` and `scores`, the probability of each."""
         assert isinstance(examples, TaggedExamples)
         logits = examples.by_word(outputs, 0.0).astype(np.float64)
         tags = np.asarray(self.classes, object)[logits.argmax(-1)]
         scores = softmax(logits, axis=-1).max(-1).round(4)
         bounds = np.cumsum(examples.word_counts)[:-1]
         return [
-            {"tags": one.tolist(), "scores": other.tolist()}
-            for one, other in zip(np.split(tags, bounds), np.split(scores, bounds), strict=True)
+            {"tokens": list(words), "tags": one.tolist(), "scores": other.tolist()}
+            for words, one, other in zip(
+                examples.words, np.split(tags, bounds), np.split(scores, bounds), strict=True
+            )
         ]
 
     def describe_prediction(self, prediction: Mapping[str, Any]) -> list[str]:

@@ -204,6 +204,13 @@ def test_squads_own_files(tmp_path):
     assert records.where(1).endswith("dev-v2.0.json, question 2")
 
 
+@pytest.mark.parametrize("write", [json.dumps, repr])
+def test_answers_in_the_cells_of_a_table(write):
+    rows = some_records()
+    table = Records("q", [{**row, "answers": write(row["answers"])} for row in rows])
+    assert answers_of(table) == answers_of(rows)
+
+
 @pytest.mark.parametrize(
     ("paragraphs", "message"),
     [

@@ -7,7 +7,7 @@ import pytest
 from tiny import write_subword_tokenizer, write_tokenizer
 
 from ftjax.data.sources import Records
-from ftjax.data.tagged import tagged_examples, tags_of
+from ftjax.data.tagged import tag_names, tagged_examples, tags_of
 from ftjax.data.tokenizer import load_tokenizer
 
 CLASSES = ["O", "B-X", "I-X"]
@@ -101,7 +101,17 @@ def test_a_word_that_the_tokenizer_makes_nothing_of_is_missing(tmp_path):
 
 def test_tags_with_nothing_first_and_types_together():
     rows = [{"tokens": ["a"] * 4, "tags": ["I-B", "O", "B-B", "B-A"]}]
-    assert tags_of(Records("s", rows)) == ["O", "B-A", "B-B", "I-B"]
+    assert tag_names(tags_of(Records("s", rows))) == ["O", "B-A", "B-B", "I-B"]
+
+
+@pytest.mark.parametrize("write", [repr, " ".join, lambda words: str(np.array(words))])
+def test_cells_of_a_table(tokenizer, write):
+    rows = some_records()
+    table = Records("s", [{name: write(words) for name, words in row.items()} for row in rows])
+    assert tags_of(table) == tags_of(rows)
+    found, expected = make(table, tokenizer), make(rows, tokenizer)
+    assert found.words == expected.words
+    np.testing.assert_array_equal(found.labels, expected.labels)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +120,9 @@ def test_tags_with_nothing_first_and_types_together():
         ({"tokens": ["a", "b"], "tags": ["O"]}, "record 2: 2 words and 1 tags"),
         ({"tokens": [], "tags": []}, "must be a list of texts that are not empty"),
         ({"tokens": ["a", " "], "tags": ["O", "O"]}, "must be a list of texts"),
-        ({"tokens": "a b", "tags": ["O", "O"]}, "must be a list of texts"),
+        ({"tokens": "a b c", "tags": ["O", "O"]}, "record 2: 3 words and 2 tags"),
+        ({"tokens": " ", "tags": []}, "must be a list of texts that are not empty"),
+        ({"tokens": {"a": "b"}, "tags": ["O"]}, "must be a list of texts"),
         ({"tokens": ["a"], "tags": [3]}, "Numbers need their names"),
         ({"tokens": ["a"], "tags": ["B-Y"]}, "'B-Y' does not occur in the training split"),
     ],

@@ -203,6 +203,11 @@ def test_stopped_and_started_again_is_the_same_run(tmp_path, config_of, monkeypa
             KINDS["ordinal"] | {"data__label_order": ("low", "middle", "high", "top")},
             "label_order has 'top', and no text",
         ),
+        (
+            "ordinal",
+            KINDS["ordinal"] | {"data__label_order": ("low", "middle", "high", "low")},
+            "label_order names a level twice",
+        ),
     ],
 )
 def test_what_cannot_be_learned_from(config_of, objective, fields, message):

@@ -252,6 +252,8 @@ def no_field(where: str, ours: str, theirs: str, known: Sequence[Any]) -> NoRetu
     Raises:
         BadDataError: always.
     """
+    if not known:
+        raise BadDataError(f"{where}: there is nothing, not even names of columns.")
     shown = ", ".join(map(str, known[:30])) + (", ..." if len(known) > 30 else "")
     raise BadDataError(
         f"{where}: there is no field {theirs!r} (it has: {shown}). Set {ours}_field of the config "

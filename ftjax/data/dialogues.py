@@ -52,9 +52,10 @@ def read_chats(records: Records, form: str) -> list[Chat | Plain]:
 
     Args:
         records: with the names of the form, perhaps with `tools`.
-        form: "messages" (`messages`, dicts of role and content); "sharegpt" (`conversations`, dicts
-            of from and value); "prompt_completion" (`prompt` and `completion`, both texts or both
-            lists of messages); "alpaca" (`instruction`, perhaps `input`, and `output`); "text".
+        form: "messages" (`messages`, dicts of role and content, with `weight` 0 where an answer is
+            not to be learned); "sharegpt" (`conversations`, dicts of from and value);
+            "prompt_completion" (`prompt` and `completion`, both texts or both lists of messages);
+            "alpaca" (`instruction`, perhaps `input`, and `output`); "text".
 
     Raises:
         ValueError: a record that has no such form, or an empty completion; says which record.
@@ -87,7 +88,8 @@ def _of_sharegpt(record: Mapping[str, Any]) -> Chat:
         if said["from"] not in SPEAKERS:
             known = ", ".join(SPEAKERS)
             raise ValueError(f"turn {turn} is from {said['from']!r}; known are {known}.")
-        messages.append({"role": SPEAKERS[said["from"]], "content": said["value"]})
+        message = {"role": SPEAKERS[said["from"]], "content": said["value"]}
+        messages.append(message | {n: said[n] for n in ("weight",) if n in said})
     return Chat(Dialogue(_messages(messages, "conversations"), _tools(record)))
 
 
@@ -138,6 +140,11 @@ def _messages(value: Any, name: str) -> list[dict[str, Any]]:
     for turn, message in enumerate(_listed(value, name), 1):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError(f"turn {turn} of {name} needs a role, such as user, and a content.")
+        if (weight := message.get("weight")) not in (None, 0, 1):
+            raise ValueError(
+                f"turn {turn} ({message['role']}) has the weight {weight!r}; it may be 0 (not "
+                "learned) or 1."
+            )
         try:
             content = content_of(message)
         except ValueError as error:

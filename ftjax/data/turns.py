@@ -59,10 +59,9 @@ def mark_turns(
             empty one; a template that leaves out or repeats a turn or a part of it, that asks
             otherwise than it writes, or whose {% generation %} tags mark something else.
     """
-    turns = [(number, turn) for number, chat in enumerate(chats) for turn in answer_turns(chat)]
-    _refuse_without_answer(chats, turns, where)
+    _refuse_without_answer(chats, where)
     _prove_each_once(template, chats, where)
-
+    turns = [(number, turn) for number, chat in enumerate(chats) for turn in _answers_of(chat)]
     numbers = [number for number, _ in turns]
 
     def texts(beyond: int, prompt: bool) -> list[Rendered]:
@@ -105,16 +104,28 @@ def _examples_of(answers: Sequence[_Answer], special: Collection[str]) -> list[M
         _refuse_other_prompt(answer.before, text, answer.told)
         _refuse_left_out(answer.message, text[start:], answer.told)
         if not found or not _goes_on(found[-1].whole.text, answer):
-            found.append(_Example(answer.whole, [], answer.told))
+            found.append(_Example(answer.whole, [], [], answer.told))
         end = len(_common(text, found[-1].whole.text, special))
         found[-1].spans.insert(0, (start, end))
-    return [example.marked() for example in reversed(found)]
+        found[-1].learned.insert(0, _is_learned(answer.message))
+    return [example.marked() for example in reversed(found) if any(example.learned)]
 
 
 def mark_all(template: ChatTemplate, chats: Sequence[Chat], where: Where) -> list[list[Marked]]:
-    """An example of each chat, all of it learned; see `mark_turns`."""
-    turns = [(number, turn) for number, chat in enumerate(chats) for turn in answer_turns(chat)]
-    _refuse_without_answer(chats, turns, where)
+    """An example of each chat, all of it learned; see `mark_turns`.
+
+    Raises:
+        BadRecordError: as `mark_turns`; an answer of weight 0.
+    """
+    _refuse_without_answer(chats, where)
+    _refuse(
+        {
+            number: f"{where(number)}: it has an answer of weight 0, and all of a chat is learned. "
+            "Set config.objective.assistant_only_loss (or completion_only_loss) to True."
+            for number, chat in enumerate(chats)
+            if answer_turns(chat) != _answers_of(chat)
+        }
+    )
     _prove_each_once(template, chats, where)
     rendered = _render(template, [chat.dialogue for chat in chats], range(len(chats)), where)
     return [[Marked(one.text, ((0, len(one.text)),))] for one in rendered]
@@ -122,10 +133,11 @@ def mark_all(template: ChatTemplate, chats: Sequence[Chat], where: Where) -> lis
 
 @dataclasses.dataclass
 class _Example:
-    """A rendering, the turns that are learned from it, and how messages begin."""
+    """A rendering, the answers in it, which of them are learned, and how messages begin."""
 
     whole: Rendered
     spans: list[tuple[int, int]]
+    learned: list[bool]
     told: str
 
     def marked(self) -> Marked:
@@ -133,7 +145,17 @@ class _Example:
         tags = [span for span in self.whole.generated or () if span[1] > self.spans[0][0]]
         if self.whole.generated:
             self._refuse_other_tags(tags)
-        return Marked(self.whole.text, tuple(tags or self.spans))
+        passed_over = [
+            s for s, learned in zip(self.spans, self.learned, strict=True) if not learned
+        ]
+        return Marked(
+            self.whole.text,
+            tuple(
+                (start, end)
+                for start, end in tags or self.spans
+                if not any(start < last and first < end for first, last in passed_over)
+            ),
+        )
 
     def _refuse_other_tags(self, tags: Sequence[tuple[int, int]]) -> None:
         """Line ends and spaces around a turn may belong to it or not."""
@@ -153,27 +175,35 @@ class _Example:
 def answer_turns(chat: Chat) -> list[int]:
     """The numbers of the messages that are learned."""
     messages = chat.dialogue.messages
-    return [
-        turn
-        for turn in range(max(chat.first, 1), len(messages))
-        if messages[turn]["role"] == "assistant"
-    ]
+    return [turn for turn in _answers_of(chat) if _is_learned(messages[turn])]
 
 
-def _refuse_without_answer(
-    chats: Sequence[Chat], turns: Sequence[tuple[int, int]], where: Where
-) -> None:
+def _answers_of(chat: Chat) -> list[int]:
+    """The numbers of the assistant's messages behind others."""
+    messages = chat.dialogue.messages
+    turns = range(max(chat.first, 1), len(messages))
+    return [turn for turn in turns if messages[turn]["role"] == "assistant"]
+
+
+def _is_learned(message: Mapping[str, Any]) -> bool:
+    return message.get("weight") != 0
+
+
+def _refuse_without_answer(chats: Sequence[Chat], where: Where) -> None:
     problems = {}
-    for number in set(range(len(chats))) - {number for number, _ in turns}:
-        roles = ", ".join(message["role"] for message in chats[number].dialogue.messages)
-        problems[number] = (
-            f"{where(number)}: no turn of the assistant answers anything (roles: {roles or 'none'}"
-            "). What is learned are messages of the role assistant behind others."
-        )
-    for number, turn in turns:
-        if is_empty(chats[number].dialogue.messages[turn]):
+    for number, chat in enumerate(chats):
+        messages, turns = chat.dialogue.messages, answer_turns(chat)
+        if not turns:
+            roles = ", ".join(message["role"] for message in messages)
             problems[number] = (
-                f"{where(number)}, turn {turn + 1} (assistant) is empty. Leave it out, or fill it."
+                f"{where(number)}: no turn of the assistant answers anything (roles: "
+                f"{roles or 'none'}). What is learned are messages of the role assistant behind "
+                "others, but those of weight 0."
+            )
+        if empty := [turn for turn in turns if is_empty(messages[turn])]:
+            problems[number] = (
+                f"{where(number)}, turn {empty[0] + 1} (assistant) is empty. Leave it out, or fill "
+                "it."
             )
     _refuse(problems)
 

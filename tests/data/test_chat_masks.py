@@ -185,6 +185,26 @@ def test_a_turn_that_nobody_asked_for_is_read_and_not_learned():
     assert [text for text, _, _ in learned(examples)] == [TURNS["chatml"].format(x) for x in SAID]
 
 
+@pytest.mark.parametrize("name", TURNS)
+def test_an_answer_of_weight_0_is_read_and_not_learned(name):
+    """OpenAI's field; the other answer's tokens are those that it has anyway."""
+    everything = learned(marked(TEMPLATES[name], CHAT)[0])
+    for kept, weights in enumerate(((1, 0), (None, 0.0), (0, 1))):
+        kept = kept // 2
+        chat = [dict(message) for message in CHAT]
+        chat[1]["weight"], chat[3]["weight"] = weights
+        (examples,) = marked(TEMPLATES[name], chat)
+        assert learned(examples) == [everything[kept]]
+
+
+def test_a_chat_needs_an_answer_that_is_learned():
+    unlearned = [ASKED[0], {"role": "assistant", "content": "no", "weight": 0}]
+    with pytest.raises(ValueError, match="line 2: no turn of the assistant answers anything"):
+        marked(TEMPLATES["chatml"], CHAT, unlearned)
+    with pytest.raises(ValueError, match="line 1: it has an answer of weight 0, and all"):
+        mark_all(made(TEMPLATES["chatml"]), [Chat(Dialogue([*unlearned, *CHAT]))], where)
+
+
 def test_the_whole_chat():
     ((whole,),) = mark_all(made(TEMPLATES["chatml"]), [Chat(Dialogue(CHAT))], where)
     assert tokenize_marked([whole], TOKENIZER, refused).supervised.all()

@@ -42,6 +42,9 @@ def test_sharegpt(tmp_path):
     (found,) = read(tmp_path, "sharegpt", row)
     assert [m["role"] for m in found.dialogue.messages] == ["system", "user", "assistant", "tool"]
     assert found.dialogue.messages[1] == ASK and found.first == 0
+    row["conversations"][2]["weight"] = 0
+    (found,) = read(tmp_path, "sharegpt", row)
+    assert [m.get("weight") for m in found.dialogue.messages] == [None, None, 0, None]
 
 
 def test_prompts_and_completions(tmp_path):
@@ -57,10 +60,11 @@ def test_alpaca(tmp_path):
     rows = [
         {"instruction": "Add.", "input": "1, 1", "output": "Two."},
         {"instruction": "One?", "input": "", "output": "Two."},
+        {"instruction": "One?", "input": None, "output": "Two."},
     ]
-    first, second = read(tmp_path, "alpaca", *rows)
+    first, second, third = read(tmp_path, "alpaca", *rows)
     assert first.dialogue.messages == [{"role": "user", "content": "Add.\n\n1, 1"}, SAY]
-    assert second == Chat(Dialogue([ASK, SAY]), 1)
+    assert second == third == Chat(Dialogue([ASK, SAY]), 1)
     names = {"instruction": "instruction", "output": "output"}
     assert read(tmp_path, "alpaca", *rows, **names)[1] == second
 
@@ -79,6 +83,11 @@ def test_texts(tmp_path):
             "messages",
             {"messages": [{"role": "user", "content": 5}]},
             r"turn 1 \(user\): its conten",
+        ),
+        (
+            "messages",
+            {"messages": [ASK, {**SAY, "weight": -1}]},
+            r"turn 2 \(assistant\) has the weight -1; it may be 0 \(not learned\) or 1",
         ),
         ("messages", {"messages": [ASK], "tools": "add"}, "tools is 'add', which is not a list"),
         ("sharegpt", {"conversations": [{"from": "gpt"}]}, "turn 1 .*needs from and value"),

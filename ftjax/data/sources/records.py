@@ -22,8 +22,10 @@ LeftOut = list[str] | None
 # Of records, the share that may be left out.
 MOST_LEFT_OUT = 0.1
 
-# Columns in which null stands for an empty list.
-MAY_BE_NULL = ("tools",)
+# Columns in which null stands for nothing, and what that is.
+MAY_BE_NULL = {"tools": [], "input": ""}
+# Columns that a config need not name.
+OPTIONAL = ("second_text", *MAY_BE_NULL)
 
 # A cell that is longer was made by a quotation mark that nobody closed, not by an author.
 LONGEST_CELL = 2**24
@@ -204,7 +206,7 @@ def records_of_columns(
         BadDataError: a value that is missing, no number, half a character, bytes, or far too long.
     """
     columns = {
-        ours: [[] if value is None else value for value in values]
+        ours: [MAY_BE_NULL[ours] if value is None else value for value in values]
         if ours in MAY_BE_NULL
         else values
         for ours, values in columns.items()
@@ -257,7 +259,7 @@ def no_field(where: str, ours: str, theirs: str, known: Sequence[Any]) -> NoRetu
     shown = ", ".join(map(str, known[:30])) + (", ..." if len(known) > 30 else "")
     raise BadDataError(
         f"{where}: there is no field {theirs!r} (it has: {shown}). Set {ours}_field of the config "
-        "to the right one."
+        f"to the right one{', or to None' if ours in OPTIONAL else ''}."
     )
 
 

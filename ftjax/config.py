@@ -417,10 +417,11 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the fields that an objective and a method read."""
+    """Prints the fields that an objective and a method read, as `base_config` fills them."""
     config = base_config(*arguments)
+    values = flatten(config)
     for name, field in config.fields.items():
-        print(f"{name} = {field.default!r}\n    {field.meaning} ({field.allowed()})")
+        print(f"{name} = {values[name]!r}\n    {field.meaning} ({field.allowed()})")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from ftjax.config import (
     base_config,
     config_of,
     flatten,
+    main,
     override,
     validate,
 )
@@ -201,6 +202,18 @@ def test_what_a_command_line_says(config, name, text, value):
 def test_a_text_that_stands_for_no_value(config, name, text, message):
     with pytest.raises(ValueError, match=message):
         override(config, {name: text}, parse=True)
+
+
+def test_what_is_printed_of_an_objective_and_a_method(capsys):
+    main(["sft", "lora"])
+    printed = capsys.readouterr().out
+    for line in (
+        "objective.name = 'sft'",
+        "tuning.method = 'lora'",
+        "optimizer.schedule = 'linear'",
+    ):
+        assert f"{line}\n" in printed
+    assert "evaluation.baselines" not in printed
 
 
 def test_readers_of_all_fields_are_known():

@@ -214,8 +214,10 @@ def feature_distance(features: jax.Array, base: jax.Array, weights: jax.Array) -
     Args:
         features: [..., hidden].
         base: the same.
-        weights: [...].
+        weights: [...], or for a feature of a whole text those of its tokens, [..., length].
     """
+    if weights.ndim == features.ndim:
+        weights = jnp.sum(weights, axis=-1)
     difference = features.astype(jnp.float32) - base.astype(jnp.float32)
     return jnp.sum(jnp.mean(difference**2, axis=-1) * weights.astype(jnp.float32))
 

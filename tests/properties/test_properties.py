@@ -19,7 +19,9 @@ from matrix import PROPERTIES, ROWS, SIZES, cells, reason, reasons, sided_cells
 from stopped import whole_and_continued
 
 from ftjax.config import override
+from ftjax.losses.forward import START, forward
 from ftjax.objectives import OBJECTIVES
+from ftjax.penalties.penalties import make_penalties
 from ftjax.training.build import build
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.parallel import MeshParallel, PmapParallel
@@ -160,6 +162,39 @@ def test_step_0_of_lora(case_of, config_for, objective, family):
     parts = build(config_for(objective, family, layers=1, **{"tuning.method": "lora"}))
     loss = jax.jit(lambda trainable, batch: sums_of(parts, trainable, batch).loss)
     assert float(loss(parts.trainable, batch)) == pytest.approx(float(base.loss), rel=TOLERANCE)
+
+
+@over(first_families("garbage"))
+def test_penalties_on_outputs(case_of, objective, family):
+    """None at the start, some away from it, sums over examples, and nothing where none is."""
+    case = case_of(objective, family, layers=1)
+    parts, names = case.parts, ("kl_to_base", "feature_distillation")
+    penalties = make_penalties(
+        dict.fromkeys(names, 1.0), parts.objective.loss, parts.objective.divergence
+    )
+
+    @jax.jit
+    def found(trainable, batch):
+        frozen = parts.frozen | {START + path: value for path, value in parts.trainable.items()}
+        passed = forward(
+            lambda p, _: parts.rebuild(p, parts.frozen), trainable, frozen, batch, None
+        )
+        return penalties.on_outputs(passed)
+
+    def without(batch, rows):
+        return batch | {"weights": np.where(of_rows(batch["weights"], rows), batch["weights"], 0)}
+
+    def of_rows(array, rows):
+        return np.isin(np.arange(len(array)), rows).reshape(-1, *[1] * (array.ndim - 1))
+
+    batch = case.batch(COUNT - 2)
+    whole = found(case.trainable, batch)
+    assert_same_bits(found(case.trainable, poisoned(batch, "other")), whole)
+    parts_of_it = [found(case.trainable, without(batch, rows)) for rows in ([0, 3], [1, 2, 4, 5])]
+    for name in names:
+        assert float(found(parts.trainable, batch)[name]) == pytest.approx(0, abs=1e-5)
+        assert float(whole[name]) > 1e-3
+        assert float(whole[name]) == pytest.approx(sum(float(p[name]) for p in parts_of_it), 1e-5)
 
 
 PLAIN = {

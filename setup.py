@@ -28,7 +28,7 @@ setup(
         "license-expression",
         "ml-collections",
         "numpy",
-        "optax",
+        "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pyyaml",
         "qwix",

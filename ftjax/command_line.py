@@ -82,7 +82,7 @@ def errors_as_sentences() -> Iterator[None]:
         _drop_output()
         sys.exit(0)
     except Exception as error:
-        sentence = _own_words(error) or _about_the_disk(error)
+        sentence = _own_words(error) or _about_the_disk(error) or _about_memory(error)
         if sentence is None:
             raise
         sys.exit(f"error: {sentence}")
@@ -104,6 +104,20 @@ def _about_the_disk(error: Exception) -> str | None:
         return f"{name} cannot be written or read ({error.strerror}). {what_to_do}"
     # Writers in other languages have errors of their own.
     return f"{full} ({str(error).splitlines()[0]}). {what_to_do}" if full in str(error) else None
+
+
+def _about_memory(error: Exception) -> str | None:
+    told = str(error).splitlines()[0] if str(error) else ""
+    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in told:
+        return None
+    return (
+        f"There is not enough memory ({told.removeprefix('RESOURCE_EXHAUSTED: ').rstrip('.')}). "
+        "Divide batches (config.optimizer.accumulation_steps) or lower config.data.batch_size and "
+        "config.evaluation.batch_size, shorten texts (config.data.buckets or max_length), keep "
+        "less of a pass (config.model.remat = 'block'), or train less (config.tuning.method = "
+        "'lora'). Checkpoints that were written are kept; a run with other settings needs another "
+        "folder (config.name, --workdir)."
+    )
 
 
 def _drop_output() -> None:

@@ -88,6 +88,7 @@ def get_ablations():
             "tuning.method": "lora",
             "tuning.rank": 16,
             "optimizer.learning_rate": 1e-3,
+            "optimizer.accumulation_steps": 8,
             "training.epochs": 1,
         },
         "half": {"data.train_limit": 600},

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
@@ -119,7 +120,11 @@ def _direction(config: Settings) -> optax.GradientTransformation:
 
 
 def _muon(momentum: float) -> optax.GradientTransformation:
-    """Matrices orthogonalised (Jordan et al. 2024), everything else by Adam."""
+    """Matrices orthogonalised (Jordan et al. 2024), everything else by Adam.
+
+    Their size is that of Adam's updates (Liu et al. 2025, https://arxiv.org/abs/2502.16982, eq. 4),
+    so that one learning rate is right for both.
+    """
 
     def kinds(parameters):
         return {
@@ -127,7 +132,16 @@ def _muon(momentum: float) -> optax.GradientTransformation:
             for path, value in parameters.items()
         }
 
-    matrices = optax.contrib.scale_by_muon(beta=momentum)
+    def two_dimensions(updates):
+        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), updates)
+
+    def as_large_as_adams(updates, _):
+        return jax.tree.map(lambda update: 0.2 * max(update.shape) ** 0.5 * update, updates)
+
+    matrices = optax.chain(
+        optax.contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=two_dimensions),
+        optax.stateless(as_large_as_adams),
+    )
     return optax.partition({"muon": matrices, "adam": optax.scale_by_adam()}, kinds)
 
 

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from driver import NEVER, TRAIN, trial
 
-from ftjax.command_line import use_compilation_cache
+from ftjax.command_line import errors_as_sentences, use_compilation_cache
 from ftjax.config import base_config, override
 from ftjax.training.run import run
 from ftjax.use.predict import Predictor
@@ -38,6 +40,16 @@ def test_output_to_a_full_disk():
     assert done.returncode == 1
     assert done.stderr.startswith("error: The output cannot be written or read (No space left")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("library", [jnp, np], ids=["jax", "numpy"])
+def test_more_than_the_memory_holds(library):
+    def product():
+        return float(library.ones((2**22, 2**22))[0, 0])
+
+    told = r"^error: There is not enough memory \(.*accumulation"
+    with pytest.raises(SystemExit, match=told), errors_as_sentences():
+        product()
 
 
 @pytest.fixture(scope="module")

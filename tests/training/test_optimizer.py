@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from ftjax.config import base_config
+from ftjax.config import base_config, override
 from ftjax.training.optimizer import decay_mask, make_optimizer, make_schedule
 
 
@@ -130,3 +130,100 @@ def test_a_group_that_begins_late_is_corrected_for_its_own_bias(config):
     updates, state = optimizer.update({"a": gradient, "b": gradient}, state, values)
     np.testing.assert_allclose(updates["b"], -1e-2 * np.sign(gradient), rtol=1e-5)
     np.testing.assert_allclose(updates["a"], -1e-2 * np.sign(gradient), rtol=1e-5)
+
+
+LION = {"optimizer.beta1": 0.8, "optimizer.beta2": 0.95}
+# Like matrices of a network: large ones, which Adafactor factors, and vectors.
+SHAPES = {"dense.kernel": (130, 140), "words.embedding": (150, 128), "dense.bias": (140,)}
+ADAMS_SIZE = 0.2 * 140**0.5
+
+
+def lion(gradient, state, step):
+    """Chen et al. 2023, https://arxiv.org/abs/2302.06675, algorithm 2."""
+    update = np.sign(0.8 * state + 0.2 * gradient)
+    return update, 0.95 * state + 0.05 * gradient
+
+
+def sgd(gradient, state, step):
+    """Sutskever et al. 2013 as torch has it."""
+    state = 0.9 * state + gradient
+    return state, state
+
+
+def adafactor(gradient, state, step):
+    """Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, algorithms 4 and 5, no momentum."""
+    decay, squared = 1 - step**-0.8, gradient**2 + 1e-30
+    rows, columns = squared, squared
+    if gradient.ndim == 2:
+        rows, columns = squared.mean(1, keepdims=True), squared.mean(0, keepdims=True)
+    rows = decay * (state[0] if step > 1 else 0) + (1 - decay) * rows
+    columns = decay * (state[1] if step > 1 else 0) + (1 - decay) * columns
+    second = rows * columns / rows.mean() if gradient.ndim == 2 else rows
+    update = gradient / np.sqrt(second)
+    return update / max(1.0, np.sqrt((update**2).mean())), (rows, columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "rule"),
+    [
+        ("lion", LION, lion),
+        ("sgd", {"optimizer.momentum": 0.9}, sgd),
+        ("adafactor", {}, adafactor),
+    ],
+)
+def test_three_updates_by_hand(name, settings, rule):
+    """In float64, of all parameters."""
+    optimizer, values = optimizer_of(name, settings)
+    state, by_hand = optimizer.init(values), dict.fromkeys(values, 0.0)
+    for step, gradients in enumerate(some_gradients(3), 1):
+        updates, state = optimizer.update(gradients, state, values)
+        for path, gradient in gradients.items():
+            direction, by_hand[path] = rule(np.asarray(gradient, float), by_hand[path], step)
+            scale = 1e-5 * np.abs(direction).max()
+            np.testing.assert_allclose(-updates[path], direction, rtol=1e-5, atol=scale)
+
+
+def test_muon_orthogonalises_matrices_and_moves_the_rest_by_adam():
+    """Singular values are near one another, and as large as Adam's updates."""
+    optimizer, values = optimizer_of("muon", {})
+    state, adam = optimizer.init(values), optax.scale_by_adam()
+    others = [path for path in values if path != "dense.kernel"]
+    adams = adam.init({path: values[path] for path in others})
+    for gradients in some_gradients(3):
+        updates, state = optimizer.update(gradients, state, values)
+        expected, adams = adam.update({path: gradients[path] for path in others}, adams)
+        for path in others:
+            np.testing.assert_allclose(-updates[path], expected[path], rtol=1e-5)
+        sizes = np.linalg.svd(updates["dense.kernel"], compute_uv=False) / ADAMS_SIZE
+        assert 0.6 < sizes.min() < sizes.max() < 1.3
+    first, _ = optimizer.update(gradients, optimizer.init(values), values)
+    left, _, right = np.linalg.svd(gradients["dense.kernel"], full_matrices=False)
+    turned = left.T @ -first["dense.kernel"] @ right.T / ADAMS_SIZE
+    assert 0.6 < np.diag(turned).min() < np.diag(turned).max() < 1.3
+    np.testing.assert_allclose(turned, np.diag(np.diag(turned)), atol=1e-3)
+
+
+@pytest.mark.parametrize("path", ["dense.bias", "dense.kernel"])
+def test_muon_of_vectors_only_and_of_matrices_only(path):
+    optimizer, values = optimizer_of("muon", {}, {path: SHAPES[path]})
+    updates, _ = optimizer.update(values, optimizer.init(values), values)
+    assert updates.keys() == {path} and np.isfinite(updates[path]).all()
+
+
+def optimizer_of(name, settings, shapes=None):
+    """At rate 1, without decay and clipping; and parameters of 1."""
+    plain = {"optimizer.name": name, "optimizer.schedule": "constant"} | settings
+    plain |= {"optimizer.learning_rate": 1.0, "optimizer.warmup_fraction": 0.0}
+    plain |= {"optimizer.weight_decay": 0.0, "optimizer.max_gradient_norm": None}
+    config = override(base_config(), plain).optimizer
+    values = {path: jnp.ones(shape) for path, shape in (shapes or SHAPES).items()}
+    return make_optimizer(config, make_schedule(config, 9), values), values
+
+
+def some_gradients(count):
+    random = np.random.default_rng(0)
+    for _ in range(count):
+        yield {
+            path: jnp.asarray(random.normal(size=shape), jnp.float32)
+            for path, shape in SHAPES.items()
+        }

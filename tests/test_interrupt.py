@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -14,15 +13,16 @@ def test_a_signal_becomes_a_request(number):
     before = signal.getsignal(number)
     with stop_on_signals() as stop:
         assert stop.requested is None
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert stop.requested == number
     assert signal.getsignal(number) is before
 
 
 def test_a_second_ctrl_c_interrupts():
     with pytest.raises(KeyboardInterrupt), stop_on_signals():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        # To this thread and at once; two that wait for another thread would become one.
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_another_thread_has_no_handlers():

@@ -79,7 +79,7 @@ class TokenClassification(Objective):
 
     def __init__(self, config: Settings, folder: Path, facts: Mapping | None = None):
         super().__init__(config, folder, facts)
-        self._sentences: dict[str, list[tuple[list[str], list[str]]]] = {}
+        self._sentences: dict[str, list[tuple[Sequence[str], list[str]]]] = {}
         self._tagged: dict[str, TaggedExamples] = {}
 
     @classmethod

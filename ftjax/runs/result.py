@@ -1,7 +1,7 @@
 """What a finished run found: result.json, declared."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -63,7 +63,7 @@ class Result:
     best_step: int
     test_examples: int
     cost: Cost
-    intervals: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    intervals: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
     wise_ft: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)

@@ -146,7 +146,7 @@ def _train_and_score(
         best_step=fitted.progress.best_step,
         test_examples=len(parts.objective.examples["test"].lengths),
         cost=_cost(parts, fitted, seconds()),
-        intervals=intervals,
+        intervals={name: list(found) for name, found in intervals.items()},
         wise_ft=wise_ft,
         details=details
         | {

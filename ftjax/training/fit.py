@@ -77,9 +77,10 @@ def fit(
                 f"metrics.jsonl in {folder.path} was damaged or edited; what it held is in "
                 "metrics.damaged.jsonl. The result does not depend on it."
             )
-        writer = event_writer(folder.path, config.training.tensorboard)
+        events = event_writer(folder.path, config.training.tensorboard, int(state.step))
         with (
             stop_on_signals() as stop,
+            events as writer,
             RunReport(folder, planned.total_steps, console, writer) as report,
         ):
             state = train(

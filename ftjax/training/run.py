@@ -31,6 +31,7 @@ from ftjax.training.phases import (
     train_head,
     with_anchors,
 )
+from ftjax.training.tensorboard import require_event_writer
 from ftjax.tuning.averaging import between
 from ftjax.tuning.partition import Parameters, partition
 from ftjax.tuning.tune import merge
@@ -71,6 +72,7 @@ def run(
     started = time.perf_counter()
     validate(config)
     _refuse_several_processes()
+    require_event_writer(config.training.tensorboard)
     console = console or Console(quiet=True)
     folder = RunFolder(workdir or run_folder_of(config))
     with folder.claimed(flatten(config)), shown_on(console):

@@ -1,6 +1,8 @@
 """Metrics as TensorBoard reads them."""
 
-from collections.abc import Callable
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ftjax.files import writing
@@ -9,21 +11,33 @@ from ftjax.runs.folder import CONTINUES
 EventWriter = Callable[[int, dict[str, float]], None]
 
 
-def event_writer(folder: Path, enabled: bool) -> EventWriter:
-    """What writes the metrics of a step to event files in a folder, if that is asked for.
+def require_event_writer(enabled: bool) -> None:
+    """Before anything expensive.
 
     Raises:
         ImportError: the package is not installed; says which extra has it.
     """
-    if not enabled:
-        return lambda step, metrics: None
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
+    if enabled and importlib.util.find_spec("tensorboardX") is None:
         raise ImportError(
             "config.training.tensorboard = True needs pip install 'ftjax[tensorboard]'."
-        ) from error
-    writer = SummaryWriter(str(folder / "tensorboard"))
+        )
+
+
+@contextlib.contextmanager
+def event_writer(folder: Path, enabled: bool, step: int) -> Iterator[EventWriter]:
+    """What writes the metrics of a step to event files in a folder, if that is asked for.
+
+    Args:
+        folder: of the run.
+        enabled: whether it is.
+        step: the last one that is done; what an earlier session wrote of later ones is not shown.
+    """
+    if not enabled:
+        yield lambda step, metrics: None
+        return
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(step: int, metrics: dict[str, float]) -> None:
         with writing(folder, "What TensorBoard reads", CONTINUES):
@@ -31,4 +45,9 @@ def event_writer(folder: Path, enabled: bool) -> EventWriter:
                 writer.add_scalar(name, value, step)
             writer.flush()
 
-    return write
+    try:
+        yield write
+    finally:
+        # A thread of its own writes the rest.
+        with writing(folder, "What TensorBoard reads", CONTINUES):
+            writer.close()

@@ -255,7 +255,7 @@ class TokenClassification(Objective):
 
     def prediction_examples(self, records: Sequence[Mapping[str, Any]]) -> TaggedExamples:
         """Sentences; a `text` is divided at its spaces."""
-        rows = [{"tokens": r["tokens"] if "tokens" in r else r["text"].split()} for r in records]
+        rows = [{"tokens": r["tokens"] if "tokens" in r else _divided(r["text"])} for r in records]
         return self._examples(Records("texts", rows), None)
 
     def predictions(self, outputs: np.ndarray, examples: Examples) -> list[dict[str, Any]]:
@@ -275,3 +275,8 @@ class TokenClassification(Objective):
     def describe_prediction(self, prediction: Mapping[str, Any]) -> list[str]:
         """The tags."""
         return [" ".join(prediction["tags"])]
+
+
+def _divided(text: Any) -> Any:
+    """The words of a text; anything else is refused as what it is."""
+    return text.split() if isinstance(text, str) else text

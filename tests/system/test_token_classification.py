@@ -67,6 +67,9 @@ def test_names_are_found_scored_and_predicted(tmp_path, config_of):
     assert "windows" in console.file.getvalue()
     words = [WORDS[30], WORDS[3], WORDS[12], WORDS[22]]
     predict = Predictor(tmp_path / "run")
+    for wrong in ("", 5, None):
+        with pytest.raises(ValueError, match="record 1: the words must be a list of texts"):
+            predict([{"text": wrong}])
     (found,) = predict([{"tokens": words}])
     assert found["tags"] == ["O", "B-NAME", "I-NAME", "B-PLACE"]
     assert len(found["scores"]) == 4 and min(found["scores"]) > 0.5

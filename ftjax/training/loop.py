@@ -202,19 +202,16 @@ def train(
         done += 1
         progress.epoch, progress.batch = position
         progress.clock.flops += run_step.flops[run_step.shape_of(placed)]
-        progress.clock.examples += int(np.sum(batch["example_ids"] >= 0))
         metrics.add(done, batch["example_ids"], found)
-        metrics.read(saved, keep=PENDING_STEPS)
         compiled = progress.clock.compile - compile_before
         progress.clock.train += time.perf_counter() - start - compiled
+        metrics.read(saved, keep=PENDING_STEPS)
 
         validate_now = done % plan.validate_every == 0 or done == plan.total_steps
         save_now = plan.checkpoint_every is not None and done % plan.checkpoint_every == 0
         if not (validate_now or save_now or stop.requested):
             continue
-        start = time.perf_counter()
         metrics.read(saved)
-        progress.clock.train += time.perf_counter() - start
         improved = validate_now and _validate(state, done, progress, plan, validate, report)
         progress.finished |= done == plan.total_steps
         progress.logged = report.logged()
@@ -238,14 +235,17 @@ class _LateMetrics:
         self._pending.append((step, example_ids, metrics))
 
     def read(self, saved: int, keep: int = 0) -> None:
-        """Reports all but the newest `keep`.
+        """Waits for all but the newest `keep`, which is time of training, and reports them.
 
         Raises:
             DivergedError: a number is none; `saved` is the step of the last checkpoint.
         """
         while len(self._pending) > keep:
             step, ids, found = self._pending.popleft()
+            start = time.perf_counter()
             metrics = {f"train/{n}": float(v) for n, v in self._parallel.fetch(found).items()}
+            self._clock.train += time.perf_counter() - start
+            self._clock.examples += int(np.sum(ids >= 0))
             if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
                 raise DivergedError(_diverged(step, ids, wrong[0], metrics[wrong[0]], saved))
             if step % self._plan.log_every == 0 or step == self._plan.total_steps:

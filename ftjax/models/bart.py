@@ -437,4 +437,9 @@ FAMILY = Family(
     ),
 )
 MBART_FAMILY = dataclasses.replace(FAMILY, model_type="mbart", config=MBartConfig)
-MARIAN_FAMILY = dataclasses.replace(FAMILY, model_type="marian", config=MarianConfig)
+MARIAN_FAMILY = dataclasses.replace(
+    FAMILY,
+    model_type="marian",
+    config=MarianConfig,
+    derived={r"(encoder|decoder)\.embed_positions\.weight": sinusoidal_positions},
+)

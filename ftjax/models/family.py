@@ -129,6 +129,8 @@ class Family:
             to training; a network that has nothing of such a part may leave it behind.
         buffers: regular expressions of published tensors that the computation derives by itself
             (position ids, rotary frequencies); never loaded, never written.
+        derived: of such tensors with numbers that matter, pattern -> what they must hold, from
+            their shape.
         untransposed: regular expression of module paths whose published `weight` is already
             `[in, out]` (GPT-2's Conv1D).
         tied: published name -> published name it repeats when the config ties them.
@@ -145,6 +147,7 @@ class Family:
     renames: tuple[tuple[str, str], ...] = ()
     heads: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
+    derived: Mapping[str, Callable[..., np.ndarray]] = dataclasses.field(default_factory=dict)
     untransposed: str = r"(?!)"
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     zeros: tuple[str, ...] = ()

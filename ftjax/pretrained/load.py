@@ -242,6 +242,9 @@ def match_names(
             checkpoint.left_behind.append(name)
         if not any(re.fullmatch(pattern, bare(name)) for pattern in excused):
             problems.append(f"  surplus: {name} {list(checkpoint.shape(name))}")
+        for pattern, formula in family.derived.items():
+            if re.fullmatch(pattern, bare(name)) and not _holds(checkpoint, name, formula):
+                problems.append(f"  other numbers: {name} holds not what {formula.__name__} gives")
     if problems:
         raise ValueError(
             f"{checkpoint.folder} does not fit the {family.model_type} network that its "
@@ -255,10 +258,12 @@ def _stored_name(
 ) -> str:
     """A tensor's name in the file, or that of one it is tied to: of these a file may have any.
 
-    Not of one that is wanted for another parameter: the two are then not tied.
+    Not of one that is wanted for another parameter, nor of its copies: the two are then not tied.
     """
     original = family.tied.get(name, name)
     copies = [copy for copy, of in family.tied.items() if of == original]
+    if name != original and original in wanted:
+        copies = []
     # As BERT's first checkpoints have it, and their files still do.
     older = name.replace("LayerNorm.weight", "LayerNorm.gamma")
     older = older.replace("LayerNorm.bias", "LayerNorm.beta")
@@ -290,6 +295,12 @@ def _is_equal_copy(checkpoint: Checkpoint, family: Family, name: str) -> bool:
         return False
     original = _stored_name(checkpoint, family, family.tied[name])
     return _are_equal(checkpoint, name, original)
+
+
+def _holds(checkpoint: Checkpoint, name: str, formula: Callable[..., np.ndarray]) -> bool:
+    """Whether a tensor is what a formula gives, up to half precision."""
+    tensor = checkpoint.read(name).astype(np.float32)
+    return np.allclose(tensor, formula(*tensor.shape), atol=5e-3)
 
 
 def _are_equal(checkpoint: Checkpoint, name: str, other: str) -> bool:

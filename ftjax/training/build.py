@@ -93,9 +93,8 @@ def build(config: Config, say: Callable[[str | Text], None] = lambda sentence: N
     if (shown := objective.shown_example()) is not None:
         say(shown)
     general = _general_text(config, objective)
-    retention = (
-        objective.retention() if "retention" in config and config.retention.enabled else None
-    )
+    measures_retention = "retention.enabled" in config.fields and config.retention.enabled
+    retention = objective.retention() if measures_retention else None
     answers = objective.answers()
     tokens = _training_tokens(config, objective, general)
     network = load_network(config, objective, say)

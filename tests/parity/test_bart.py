@@ -187,3 +187,20 @@ def test_shift_right():
     labels = np.array([[5, 6, 1, -100], [7, 1, -100, -100]])
     theirs = shift_tokens_right(torch.tensor(labels), pad_token_id=1, decoder_start_token_id=2)
     np.testing.assert_array_equal(shift_right(jnp.asarray(labels), 2, 1), theirs)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_fixed_positions_that_a_file_holds_are_compared(tmp_path, part, dtype):
+    """transformers reads them from the file, and here they are computed."""
+    network = tiny("Marian")
+    network.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = f"model.{part}.embed_positions.weight"
+    positions = network.get_submodule(f"model.{part}.embed_positions").weight.detach().numpy()
+    save_file(weights | {name: positions.astype(dtype)}, tmp_path / "model.safetensors")
+    load_model(tmp_path, "seq2seq_lm")
+    other = np.roll(positions, 1, axis=0).astype(dtype)
+    save_file(weights | {name: other}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"{part}\.embed_positions\.weight holds not what sinus"):
+        load_model(tmp_path, "seq2seq_lm")

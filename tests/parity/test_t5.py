@@ -189,13 +189,30 @@ def test_a_table_of_the_oldest_files_that_nothing_uses(tmp_path):
     load_model(tmp_path, "encoder")
 
 
-def test_a_table_that_should_be_a_copy_and_differs_is_refused(tmp_path):
-    tiny("T5Model").save_pretrained(tmp_path)
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@pytest.mark.parametrize(
+    ("kind", "network"), [("T5Model", "backbone"), ("T5ForConditionalGeneration", "seq2seq_lm")]
+)
+def test_a_table_that_should_be_a_copy_and_differs_is_refused(tmp_path, kind, network, part):
+    tiny(kind).save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    weights["encoder.embed_tokens.weight"] = weights["shared.weight"] + 1
+    weights[f"{part}.embed_tokens.weight"] = weights["shared.weight"] + 1
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"surplus: encoder\.embed_tokens\.weight"):
-        load_model(tmp_path)
+    with pytest.raises(ValueError, match=rf"surplus: {part}\.embed_tokens\.weight"):
+        load_model(tmp_path, network)
+
+
+def test_a_missing_head_is_not_filled_from_a_copy_of_the_table(tmp_path):
+    tiny("T5ForConditionalGeneration", tie_word_embeddings=False).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["encoder.embed_tokens.weight"] = weights["shared.weight"]
+    weights.pop("lm_head.weight", None)
+    save_file(weights, tmp_path / "model.safetensors")
+    fields = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": False}
+    del fields["scale_decoder_outputs"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"missing: lm_head\.weight"):
+        load_model(tmp_path, "seq2seq_lm")
 
 
 @pytest.mark.parametrize(

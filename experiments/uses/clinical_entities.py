@@ -14,7 +14,8 @@ jax 0.10.2, 2026-11-26; 345 seconds):
     all-MiniLM-L6-v2    0.814       0.804    0.825          0.850         0.771
 
 A fifth of the network (`--variant=bert_tiny`) has 0.714, and 0.735 after reading the training
-sentences first: `continued_pretraining.py`. What MiniLM knew of patients' reviews stayed: retention +0.008 [-0.021, +0.037].
+sentences first: `continued_pretraining.py`. What MiniLM knew of patients' reviews stayed: retention
++0.008 [-0.021, +0.037].
 """
 
 from ftjax.config import base_config

@@ -2,6 +2,7 @@
 
 import math
 import re
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from ftjax.data.sources.records import BadRecordError, bad_record, of_each, wher
 # How many names a sentence shows, of however many there are.
 SHOWN = 5
 SHOWN_COUNTS = 12
+
+# Around a name: white space, and what takes no space at all.
+UNSEEN = string.whitespace + "\x85\xa0\u2028\u2029\u3000\u200b\u2060\ufeff"
 
 
 def encode_labels(
@@ -129,7 +133,7 @@ def class_name(label: Any) -> str | None:
         return str(label)
     if not isinstance(label, str):
         return None
-    name = unicodedata.normalize("NFC", label.strip())
+    name = unicodedata.normalize("NFC", label.strip(UNSEEN))
     whole = re.fullmatch(r"(-?\d+)\.0+", name)
     return whole[1] if whole else name or None
 
@@ -142,4 +146,4 @@ def _label(records: Sequence[dict[str, Any]], index: int, field: str) -> str:
 
 
 def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name.strip()).casefold()
+    return unicodedata.normalize("NFC", name.strip(UNSEEN)).casefold()

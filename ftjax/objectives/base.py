@@ -99,13 +99,13 @@ class Objective(abc.ABC):
         """
         for split in SPLITS:
             self.examples[split] = self._read_without_bad_records(split)
-        self._note_source()
         for first, second in itertools.combinations(SPLITS, 2):
             if self.examples[first].fingerprint == self.examples[second].fingerprint:
                 raise ValueError(
                     f"The splits {first} and {second} of {self.config.data.source} hold the same "
                     "records, so their scores would mean nothing. Give each split its own."
                 )
+        self._note_source()
 
     def _read_without_bad_records(self, split: str) -> Examples:
         """The examples of a split; of records that it refuses, as the config wants it."""
@@ -384,7 +384,8 @@ class Objective(abc.ABC):
         """Notes how the data were read, and lets go of them.
 
         Raises:
-            ValueError: the config says how to divide what comes with splits.
+            ValueError: the config says how to divide what comes with splits; a split that training
+                has seen whole.
         """
         source, data = self._source, self.config.data
         if source is None:
@@ -399,6 +400,11 @@ class Objective(abc.ABC):
         for split in ("validation", "test"):
             contents = self._contents[split]
             if equal := sum(content in train for content in contents):
+                if equal == len(contents):
+                    raise ValueError(
+                        f"All {equal:,} records of the {split} split of {data.source} are among "
+                        "those of train, so their scores would mean nothing. Give it its own."
+                    )
                 self.notes.append(
                     f"{split}: {equal:,} of {len(contents):,} records read exactly like one of "
                     "train, so that knowing them by heart scores"

@@ -1,7 +1,7 @@
 """Measurements of a network: outputs for every example exactly once, whatever the batches."""
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from ftjax.progress import track
 from ftjax.training.loop import DivergedError
 from ftjax.training.parallel import MeshParallel, PmapParallel
 from ftjax.tuning.partition import Parameters, Rebuild
+
+# A device has work while the results before are read.
+BATCHES_AHEAD = 2
 
 
 class Measure:
@@ -61,19 +64,21 @@ class Measure:
         found = {}
         for name in names or measurement.examples:
             examples = measurement.examples[name]
-            planned = track(plan(examples, self._size), f"measuring {name}")
+            planned = plan(examples, self._size)
             made = (examples.batch(p.indices, rows=self._size, length=p.length) for p in planned)
-            found[name] = outputs_by_example(
+            results = results_of(
                 self._mapped[function], made, self._parallel, trainable, self._frozen
             )
+            # What is waited for is shown, and not what is sent away.
+            found[name] = by_example(track(results, f"measuring {name}", len(planned)))
             _refuse_no_numbers(name, found[name])
         return measurement.score(found)
 
 
-def outputs_by_example(
+def results_of(
     function: Callable, batches: Iterable[dict[str, np.ndarray]], parallel: Any, *arguments: Any
-) -> np.ndarray:
-    """Runs a mapped function over batches and puts the results in the order of the examples.
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Runs a mapped function over batches, a few of them ahead.
 
     Args:
         function: mapped by `parallel.map_evaluate`, called as `function(*arguments, batch)`; gives
@@ -82,26 +87,33 @@ def outputs_by_example(
         parallel: how `function` is mapped; places batches and fetches results.
         arguments: passed on, such as (trainable, frozen).
 
-    Returns:
-        [examples, ...], row i for the example with id i.
+    Yields:
+        Of each batch the ids of its examples, and their rows.
+    """
+    pending: collections.deque = collections.deque()
+
+    def first() -> tuple[np.ndarray, np.ndarray]:
+        ids, result = pending.popleft()
+        return ids[ids >= 0], parallel.fetch(result)[ids >= 0]
+
+    for batch in batches:
+        pending.append((batch["example_ids"], function(*arguments, parallel.place_batch(batch))))
+        if len(pending) > BATCHES_AHEAD:
+            yield first()
+    while pending:
+        yield first()
+
+
+def by_example(results: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Results in the order of the examples: [examples, ...], row i for the example with id i.
 
     Raises:
         ValueError: an example is missing or comes twice, or there is none.
     """
-    rows, ids = [], []
-    pending: collections.deque = collections.deque()
-
-    def collect(keep: int) -> None:
-        while len(pending) > keep:
-            example_ids, result = pending.popleft()
-            real = example_ids >= 0
-            rows.append(parallel.fetch(result)[real])
-            ids.append(example_ids[real])
-
-    for batch in batches:
-        pending.append((batch["example_ids"], function(*arguments, parallel.place_batch(batch))))
-        collect(keep=2)
-    collect(keep=0)
+    ids, rows = [], []
+    for some_ids, some_rows in results:
+        ids.append(some_ids)
+        rows.append(some_rows)
     if not rows:
         raise ValueError("There is nothing to evaluate: the split is empty.")
     order = np.concatenate(ids)

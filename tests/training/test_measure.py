@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from ftjax.training.measure import outputs_by_example
+from ftjax.training.measure import by_example, results_of
 from ftjax.training.parallel import MeshParallel, PmapParallel
 
 
@@ -22,7 +22,7 @@ def parallel(request):
 def run(parallel, ids):
     function = parallel.map_evaluate(lambda scale, batch: batch["input_ids"] * scale)
     scale = parallel.place(np.float32(10))
-    return outputs_by_example(function, batches(ids), parallel, scale)
+    return by_example(results_of(function, batches(ids), parallel, scale))
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 23])
@@ -41,3 +41,18 @@ def test_missing_or_repeated_examples_are_an_error(ids):
 def test_nothing_to_evaluate():
     with pytest.raises(ValueError, match="empty"):
         run(MeshParallel(jax.devices()), np.asarray([], int))
+
+
+def test_results_come_one_by_one_and_few_ahead(parallel):
+    """Then progress is that of the device, to the last batch."""
+    sent = []
+
+    def noted():
+        for batch in batches(np.arange(23)):
+            sent.append(len(batch))
+            yield batch
+
+    function = parallel.map_evaluate(lambda batch: batch["input_ids"])
+    results = results_of(function, noted(), parallel)
+    ahead = [len(sent) - got for got, _ in enumerate(results, 1)]
+    assert ahead == [2, 2, 2, 2, 1, 0]

@@ -19,10 +19,15 @@ def test_a_signal_becomes_a_request(number):
 
 
 def test_a_second_ctrl_c_interrupts():
-    with pytest.raises(KeyboardInterrupt), stop_on_signals():
-        # To this thread and at once; two that wait for another thread would become one.
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+    # A job in the background of a shell is started with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), stop_on_signals():
+            # To this thread and at once; two that wait for another thread would become one.
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_another_thread_has_no_handlers():

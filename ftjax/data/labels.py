@@ -2,7 +2,6 @@
 
 import math
 import re
-import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ SHOWN = 5
 SHOWN_COUNTS = 12
 
 # Around a name: white space, and what takes no space at all.
-UNSEEN = string.whitespace + "\x85\xa0\u2028\u2029\u3000\u200b\u2060\ufeff"
+UNSEEN = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")
 
 
 def encode_labels(
@@ -133,7 +132,7 @@ def class_name(label: Any) -> str | None:
         return str(label)
     if not isinstance(label, str):
         return None
-    name = unicodedata.normalize("NFC", label.strip(UNSEEN))
+    name = _bare(label)
     whole = re.fullmatch(r"(-?\d+)\.0+", name)
     return whole[1] if whole else name or None
 
@@ -145,5 +144,9 @@ def _label(records: Sequence[dict[str, Any]], index: int, field: str) -> str:
     raise bad_record(records, index, f"the {field} is {label!r}; one name or number is needed.")
 
 
+def _bare(name: str) -> str:
+    return unicodedata.normalize("NFC", UNSEEN.sub("", name))
+
+
 def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name.strip(UNSEEN)).casefold()
+    return _bare(name).casefold()

@@ -162,7 +162,7 @@ def test_one_class_alone():
 
 
 def test_labels_that_read_the_same_are_one_class():
-    names = ("mail ", "mail\u200b", 1, 1.0, "1.0", 2.5)
+    names = ("\u2003mail ", "mail\u200b", 1, 1.0, "1.0", 2.5)
     labels, classes = encode_labels([{"label": name} for name in names])
     assert classes == ["1", "2.5", "mail"]
     np.testing.assert_array_equal(labels, [2, 2, 0, 0, 0, 1])

@@ -15,6 +15,12 @@ LARGEST_MEMBER_BYTES = 2**30
 MOST_COMPRESSED = 100
 ALWAYS_ALLOWED_BYTES = 2**28
 
+# What Python's module makes of files that are no zip archives, or damaged ones.
+DAMAGED_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(ValueError, KeyError, NotImplementedError, RuntimeError),
+)
+
 
 def allowed_bytes(compressed: int) -> int:
     """How much may come out of a compressed file of so many bytes."""
@@ -45,7 +51,7 @@ def zip_members(path: str | Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return [member.filename for member in archive.infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except DAMAGED_ZIP as error:
         raise ValueError(f"{path} cannot be read as a zip archive ({error}).") from error
 
 
@@ -65,9 +71,7 @@ def read_zip_member(path: str | Path, name: str) -> bytes:
                 raise ValueError(f"it announces {member.file_size:,} bytes")
             with archive.open(member) as file:
                 content = file.read(allowed + 1)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: {name} cannot be unpacked ({error}).") from error
-    except (zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError) as error:
+    except DAMAGED_ZIP as error:
         raise ValueError(f"{path}: {name} cannot be unpacked ({error}).") from error
     return _not_too_much(content, allowed, f"{path}: {name}")
 

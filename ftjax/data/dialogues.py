@@ -89,7 +89,9 @@ def _of_sharegpt(record: Mapping[str, Any]) -> Chat:
             known = ", ".join(SPEAKERS)
             raise ValueError(f"turn {turn} is from {said['from']!r}; known are {known}.")
         message = {"role": SPEAKERS[said["from"]], "content": said["value"]}
-        messages.append(message | {n: said[n] for n in ("weight",) if n in said})
+        if "weight" in said:
+            message["weight"] = said["weight"]
+        messages.append(message)
     return Chat(Dialogue(_messages(messages, "conversations"), _tools(record)))
 
 

@@ -105,10 +105,15 @@ def _examples_of(answers: Sequence[_Answer], special: Collection[str]) -> list[M
         _refuse_left_out(answer.message, text[start:], answer.told)
         if not found or not _goes_on(found[-1].whole.text, answer):
             found.append(_Example(answer.whole, [], [], answer.told))
-        end = len(_common(text, found[-1].whole.text, special))
-        found[-1].spans.insert(0, (start, end))
-        found[-1].learned.insert(0, _is_learned(answer.message))
-    return [example.marked() for example in reversed(found) if any(example.learned)]
+        span = (start, len(_common(text, found[-1].whole.text, special)))
+        found[-1].spans.insert(0, span)
+        if not _is_learned(answer.message):
+            found[-1].passed_over.append(span)
+    return [
+        example.marked()
+        for example in reversed(found)
+        if len(example.passed_over) < len(example.spans)
+    ]
 
 
 def mark_all(template: ChatTemplate, chats: Sequence[Chat], where: Where) -> list[list[Marked]]:
@@ -133,11 +138,11 @@ def mark_all(template: ChatTemplate, chats: Sequence[Chat], where: Where) -> lis
 
 @dataclasses.dataclass
 class _Example:
-    """A rendering, the answers in it, which of them are learned, and how messages begin."""
+    """A rendering, the answers in it, those that are not learned, and how messages begin."""
 
     whole: Rendered
     spans: list[tuple[int, int]]
-    learned: list[bool]
+    passed_over: list[tuple[int, int]]
     told: str
 
     def marked(self) -> Marked:
@@ -145,17 +150,12 @@ class _Example:
         tags = [span for span in self.whole.generated or () if span[1] > self.spans[0][0]]
         if self.whole.generated:
             self._refuse_other_tags(tags)
-        passed_over = [
-            s for s, learned in zip(self.spans, self.learned, strict=True) if not learned
-        ]
-        return Marked(
-            self.whole.text,
-            tuple(
-                (start, end)
-                for start, end in tags or self.spans
-                if not any(start < last and first < end for first, last in passed_over)
-            ),
+        learned = (
+            (start, end)
+            for start, end in tags or self.spans
+            if not any(start < last and first < end for first, last in self.passed_over)
         )
+        return Marked(self.whole.text, tuple(learned))
 
     def _refuse_other_tags(self, tags: Sequence[tuple[int, int]]) -> None:
         """Line ends and spaces around a turn may belong to it or not."""

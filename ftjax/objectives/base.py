@@ -99,13 +99,13 @@ class Objective(abc.ABC):
         """
         for split in SPLITS:
             self.examples[split] = self._read_without_bad_records(split)
+        self._note_source()
         for first, second in itertools.combinations(SPLITS, 2):
             if self.examples[first].fingerprint == self.examples[second].fingerprint:
                 raise ValueError(
                     f"The splits {first} and {second} of {self.config.data.source} hold the same "
                     "records, so their scores would mean nothing. Give each split its own."
                 )
-        self._note_source()
 
     def _read_without_bad_records(self, split: str) -> Examples:
         """The examples of a split; of records that it refuses, as the config wants it."""

@@ -94,7 +94,8 @@ def results_of(
 
     def first() -> tuple[np.ndarray, np.ndarray]:
         ids, result = pending.popleft()
-        return ids[ids >= 0], parallel.fetch(result)[ids >= 0]
+        real = ids >= 0
+        return ids[real], parallel.fetch(result)[real]
 
     for batch in batches:
         pending.append((batch["example_ids"], function(*arguments, parallel.place_batch(batch))))

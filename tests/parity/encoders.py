@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from compare import assert_same_network
 
+from ftjax.pretrained.load import load_model
+
 TINY = {
     "vocab_size": 99,
     "hidden_size": 32,
@@ -55,6 +57,20 @@ def assert_same_head(folder, torch_model, network, inputs, **keywords):
     return assert_same_network(
         folder, torch_model, network, inputs, outputs=("logits",), valid=valid, **keywords
     )
+
+
+def assert_same_positions(folder, torch_model):
+    """Of networks whose positions count tokens that are no padding (1), and all embedded input."""
+    torch_model.eval().save_pretrained(folder)
+    ours, random = load_model(folder), np.random.default_rng(0)
+    for inputs in (
+        {"input_ids": np.array([[5, 6, 1, 7, 8], [1, 1, 5, 6, 7]], np.int32)},
+        {"inputs_embeds": random.normal(size=(2, 9, 32)).astype(np.float32)},
+    ):
+        with torch.no_grad():
+            theirs = torch_model(**{name: torch.tensor(value) for name, value in inputs.items()})
+        difference = np.asarray(ours(**inputs).last_hidden_state) - theirs.last_hidden_state.numpy()
+        assert abs(difference).max() <= 1e-5
 
 
 def join_span_scores(torch_model):

@@ -7,10 +7,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from compare import assert_same_network  # noqa: E402
-from encoders import TINY, assert_same_head, batch, labels_of  # noqa: E402
+from encoders import TINY, assert_same_head, assert_same_positions, batch, labels_of  # noqa: E402
 
 from ftjax.models.layers import Compute  # noqa: E402
-from ftjax.pretrained.load import load_model  # noqa: E402
 
 SWITCHES = {
     "plain": {},
@@ -88,14 +87,4 @@ def test_untied_masked_lm(tmp_path, compute):
 
 def test_positions_count_no_padding_token_and_all_embedded_input(tmp_path):
     torch.manual_seed(0)
-    model = transformers.MPNetModel(transformers.MPNetConfig(**TINY)).eval()
-    model.save_pretrained(tmp_path)
-    random = np.random.default_rng(0)
-    for inputs in (
-        {"input_ids": np.array([[5, 6, 1, 7, 8], [1, 1, 5, 6, 7]], np.int32)},
-        {"inputs_embeds": random.normal(size=(2, 9, 32)).astype(np.float32)},
-    ):
-        ours = load_model(tmp_path)(**inputs).last_hidden_state
-        with torch.no_grad():
-            theirs = model(**{n: torch.tensor(v) for n, v in inputs.items()}).last_hidden_state
-        assert abs(np.asarray(ours) - theirs.numpy()).max() <= 1e-5
+    assert_same_positions(tmp_path, transformers.MPNetModel(transformers.MPNetConfig(**TINY)))

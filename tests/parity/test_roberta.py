@@ -1,16 +1,14 @@
 """RoBERTa, XLM-RoBERTa and CamemBERT against transformers."""
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from compare import assert_same_network  # noqa: E402
-from encoders import TINY, assert_same_head, batch, labels_of  # noqa: E402
+from encoders import TINY, assert_same_head, assert_same_positions, batch, labels_of  # noqa: E402
 
 from ftjax.models.layers import Compute  # noqa: E402
-from ftjax.pretrained.load import load_model  # noqa: E402
 
 SWITCHES = {
     "right padding": ({}, {}),
@@ -73,14 +71,4 @@ def test_left_padding(tmp_path):
 
 def test_positions_count_no_padding_token_and_all_embedded_input(tmp_path):
     torch.manual_seed(0)
-    model = transformers.RobertaModel(transformers.RobertaConfig(**TINY)).eval()
-    model.save_pretrained(tmp_path)
-    random = np.random.default_rng(0)
-    for inputs in (
-        {"input_ids": np.array([[5, 6, 1, 7, 8], [1, 1, 5, 6, 7]], np.int32)},
-        {"inputs_embeds": random.normal(size=(2, 9, 32)).astype(np.float32)},
-    ):
-        ours = load_model(tmp_path)(**inputs).last_hidden_state
-        with torch.no_grad():
-            theirs = model(**{n: torch.tensor(v) for n, v in inputs.items()}).last_hidden_state
-        assert abs(np.asarray(ours) - theirs.numpy()).max() <= 1e-5
+    assert_same_positions(tmp_path, transformers.RobertaModel(transformers.RobertaConfig(**TINY)))

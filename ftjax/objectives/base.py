@@ -139,6 +139,11 @@ class Objective(abc.ABC):
         require_few(split, [known[index] for index in sorted(known)], count)
 
     @property
+    def draws(self) -> bool:
+        """Whether `data.split_seed` says more than which records are read."""
+        return False
+
+    @property
     def left_out(self) -> int:
         """How many records could not be learned from."""
         return self._unread + sum(map(len, self._left_out.values()))
@@ -384,7 +389,8 @@ class Objective(abc.ABC):
         """Notes how the data were read, and lets go of them.
 
         Raises:
-            ValueError: the config says how to divide what comes with splits.
+            ValueError: the config says how to divide what comes with splits, or to draw where
+                nothing is drawn.
         """
         source, data = self._source, self.config.data
         if source is None:
@@ -393,6 +399,11 @@ class Objective(abc.ABC):
             raise ValueError(
                 f"config.data.group_field and config.data.shares divide a source without splits, "
                 f"and {data.source} has them; leave both out."
+            )
+        if data.split_seed != 0 and not (source.drawn or self.draws):
+            raise ValueError(
+                f"config.data.split_seed = {data.split_seed} changes nothing: nothing is drawn "
+                f"from {data.source}, all of it is read as it comes. Leave it out."
             )
         self.notes[:0] = source.notes
         train = set(self._contents["train"])

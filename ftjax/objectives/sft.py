@@ -360,6 +360,11 @@ class SupervisedFineTuning(Objective):
         """Sums of each row, [rows, 4]: see `row_sums_and_entropy`."""
         return tokens.row_sums_and_entropy(network(batch), batch)
 
+    @property
+    def draws(self) -> bool:
+        """It also says which answers are written."""
+        return bool(self._asked)
+
     def _draw_asked(
         self, split: str, records: Records, found: Sequence[Chat | Plain]
     ) -> list[Asked]:

@@ -24,6 +24,7 @@ from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.pretrained.load import load_model, random_model
 from ftjax.randomness import run_key
 from ftjax.training.parallel import MeshParallel, PmapParallel, make_parallel
+from ftjax.training.plan import make_plan, never_reached
 from ftjax.tuning.masks import is_new
 from ftjax.tuning.partition import Parameters, Rebuild
 from ftjax.tuning.reinit import reinitialise_top
@@ -88,6 +89,7 @@ def build(config: Config, say: Callable[[str | Text], None] = lambda sentence: N
     folder = checkpoint_folder(config.model.reference)
     objective = OBJECTIVES[config.objective.name](config, folder)
     objective.read()
+    planned = make_plan(config, objective.examples["train"])
     for note in objective.notes:
         say(note)
     if (shown := objective.shown_example()) is not None:
@@ -99,6 +101,10 @@ def build(config: Config, say: Callable[[str | Text], None] = lambda sentence: N
     tokens = _training_tokens(config, objective, general)
     network = load_network(config, objective, say)
     rebuild, trainable, frozen = tune(network, config.tuning, config.seed, tokens)
+    late = never_reached(config, planned, list(trainable))
+    objective.notes += late
+    for note in late:
+        say(note)
     read = [(objective.examples[name], objective.outputs) for name in SPLITS]
     if general is not None:
         read.append((general, objective.features))

@@ -16,9 +16,10 @@ from ftjax.penalties.penalties import make_penalties
 from ftjax.runs.folder import RunFolder
 from ftjax.training.build import Parts
 from ftjax.training.checkpoint import Checkpoints, host_copy
-from ftjax.training.loop import Plan, Progress, train
+from ftjax.training.loop import Progress, train
 from ftjax.training.measure import Measure
 from ftjax.training.optimizer import make_optimizer, make_schedule
+from ftjax.training.plan import make_plan
 from ftjax.training.report import RunReport
 from ftjax.training.step import TrainState, TrainStep, make_train_step, new_state
 from ftjax.training.tensorboard import event_writer
@@ -65,7 +66,7 @@ def fit(
         Stopped: it was told to stop, and saved.
         DivergedError: a number is none.
     """
-    planned = _plan(config, parts)
+    planned = make_plan(config, parts.objective.examples["train"])
     state, steps, stages = _begin(config, parts, planned.total_steps)
     say = functools.partial(console.print, highlight=False)
     settings = {"keep_last": config.training.keep_checkpoints, "warn": say}
@@ -153,28 +154,6 @@ def _restored(checkpoints: Checkpoints, state: TrainState, say) -> tuple[TrainSt
         checkpoints.require_best(progress.best_step, step)
     say(f"Continuing from step {step}.")
     return state, progress
-
-
-def _plan(config: Config, parts: Parts) -> Plan:
-    examples, training = parts.objective.examples["train"], config.training
-    # Every epoch has as many batches as this order, which needs no shuffle.
-    per_epoch = len(plan(examples, config.data.batch_size))
-    total = max(round(per_epoch * training.epochs), 1)
-    if training.max_steps is not None:
-        if training.max_steps > total:
-            raise ValueError(
-                f"config.training.max_steps = {training.max_steps} is above the {total} steps of "
-                f"{training.epochs:g} epochs; raise config.training.epochs, or set max_steps to "
-                "None."
-            )
-        total = training.max_steps
-    return Plan(
-        total_steps=total,
-        validate_every=config.evaluation.every or per_epoch,
-        checkpoint_every=training.checkpoint_every,
-        log_every=training.log_every,
-        patience=config.evaluation.patience,
-    )
 
 
 def _epoch_batches(config: Config, parts: Parts, epoch: int) -> list[Callable]:

@@ -12,6 +12,7 @@ import numpy as np
 from ftjax.interrupt import StopRequest
 from ftjax.training.checkpoint import Checkpoints
 from ftjax.training.parallel import MeshParallel, PmapParallel
+from ftjax.training.plan import Plan
 from ftjax.training.step import TrainState, TrainStep
 from ftjax.tuning.partition import Parameters
 
@@ -127,25 +128,6 @@ class CompiledByShape:
     def shape_of(batch: dict[str, Any]) -> tuple:
         """What a batch's program depends on."""
         return tuple(sorted((name, array.shape) for name, array in batch.items()))
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a training run does when.
-
-    Attributes:
-        total_steps: the schedule's length.
-        validate_every: steps between validations; the last step always validates.
-        checkpoint_every: steps between checkpoints, besides those at validations; None for no more.
-        log_every: steps between logged lines.
-        patience: stop after so many validations without improvement; None: never.
-    """
-
-    total_steps: int
-    validate_every: int
-    checkpoint_every: int | None
-    log_every: int
-    patience: int | None
 
 
 def train(
@@ -304,6 +286,6 @@ def _diverged(step: int, example_ids: np.ndarray, name: str, value: float, saved
     what = name.removeprefix("train/").replace("_", " ")
     return (
         f"The {what} is {value} at step {step}; training stopped. Its records: {ids}. {kept}. "
-        "Look at those records, lower config.optimizer.learning_rate or "
-        "config.optimizer.max_gradient_norm, or use model.dtype = 'float32'."
+        "Look at those records, lower config.optimizer.learning_rate, clip to less with "
+        "config.optimizer.max_gradient_norm, or compute in float32 (config.model.dtype)."
     )

@@ -67,6 +67,8 @@ def test_groups(tiny_config, one_file):
     [
         ({"data__shares": (0.5, 0.2, 0.3)}, "data.shares divide a source without splits"),
         ({"data__group_field": "text"}, "data.group_field and config.data.shares divide"),
+        ({"data__split_seed": 3}, "split_seed = 3 changes nothing: nothing is drawn"),
+        ({"data__split_seed": 3, "data__train_limit": 10**6}, "split_seed = 3 changes nothing"),
         ({"data__shares": (0.5, 0.2, 0.2)}, "must be three numbers that sum to 1"),
         ({"data__shares": (0.5, 0.5)}, "must be three numbers that sum to 1"),
     ],

@@ -58,6 +58,7 @@ class Source:
     Attributes:
         notes: what a person should know of how it was read.
         divided: whether the division was used.
+        drawn: whether its seed made a difference.
         left_out: how many records were.
     """
 
@@ -80,7 +81,7 @@ class Source:
         """
         self.reference, self.division = reference, division or Division()
         self.notes: list[str] = []
-        self.divided = False
+        self.divided = self.drawn = False
         self.left_out = 0
         self._skips = skip_bad_records
         self._tables = _find(reference)
@@ -104,7 +105,10 @@ class Source:
         )
         if not len(found):
             raise BadDataError(f"{found.name} holds no records.")
-        return found if limit is None else draw(found, limit, self.division.seed)
+        if limit is None or limit >= len(found):
+            return found
+        self.drawn = True
+        return draw(found, limit, self.division.seed)
 
     def _of_whole(self, split: str, fields: Mapping[str, str]) -> Records:
         if not split:
@@ -159,6 +163,7 @@ class Source:
             how = "at random, each class in its share"
         told = " : ".join(f"{100 * share:.0f}" for share in shares.values())
         counts = ", ".join(f"{name} {len(part):,}" for name, part in found.items())
+        self.drawn |= text is None
         what = f"{self.reference} has no {' and '.join(into[1:])}; {split}" if split else ""
         self._say(f"{what or self.reference} is divided {told} {how}: {counts}.")
         self._divisions[key] = found

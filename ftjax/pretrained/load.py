@@ -259,6 +259,7 @@ def _stored_name(
     """A tensor's name in the file, or that of one it is tied to: of these a file may have any.
 
     Not of one that is wanted for another parameter, nor of its copies: the two are then not tied.
+    Of a bias the copy comes first: beside a tied table it is what transformers adds.
     """
     original = family.tied.get(name, name)
     copies = [copy for copy, of in family.tied.items() if of == original]
@@ -268,17 +269,19 @@ def _stored_name(
     older = name.replace("LayerNorm.weight", "LayerNorm.gamma")
     older = older.replace("LayerNorm.bias", "LayerNorm.beta")
     others = [other for other in (original, *copies) if other not in wanted]
-    names = (name, *others, older)
+    names = [*others, name, older] if _is_vector(checkpoint, name) else [name, *others, older]
     return next((other for other in names if other in checkpoint.files), name)
 
 
 def _has_untied_copy(checkpoint: Checkpoint, family: Family) -> bool:
-    """Whether a tensor that the config ties is there and no copy: then it is not tied.
+    """Whether a table that the config ties is there and no copy: then it is not tied.
 
     A head is compared with whichever of its copies the file has; the tables of an encoder and a
     decoder with two vocabularies are no copies of each other.
     """
     for name in family.tied.keys() & checkpoint.files.keys():
+        if _is_vector(checkpoint, name):
+            continue
         original = family.tied[name]
         others = [original]
         if any(re.fullmatch(pattern, name) for pattern in family.heads):
@@ -295,6 +298,10 @@ def _is_equal_copy(checkpoint: Checkpoint, family: Family, name: str) -> bool:
         return False
     original = _stored_name(checkpoint, family, family.tied[name])
     return _are_equal(checkpoint, name, original)
+
+
+def _is_vector(checkpoint: Checkpoint, name: str) -> bool:
+    return name in checkpoint.files and len(checkpoint.shape(name)) == 1
 
 
 def _holds(checkpoint: Checkpoint, name: str, formula: Callable[..., np.ndarray]) -> bool:

@@ -432,8 +432,8 @@ def _refuse_ids_without_row(
             index,
             f"the token {tokenizer.convert_ids_to_tokens(largest)!r} (id {largest}) has no "
             f"embedding, the network has {rows} (vocab_size). It was added to the tokenizer of "
-            f"{tokenizer.name_or_path} and the table was not resized: let it grow "
-            "(config.model.grow_table = True), or take the token out of the text.",
+            f"{tokenizer.name_or_path} and the table was not resized: take the token out of the "
+            "text, or train with config.model.grow_table = True, which gives it a row.",
         )
 
 

@@ -5,10 +5,12 @@ Reference implementation: transformers' `DistilBertModel`.
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 from ftjax.models.bert import BertConfig, BertModel
 from ftjax.models.encoder_heads import MaskedLM, SequenceClassifier, SpanFinder, TokenClassifier
 from ftjax.models.family import Family, with_num_labels
+from ftjax.models.layers import require_heads_divide
 from ftjax.models.schema import Layers, Natural, Rate
 
 BERT_FIELDS = {
@@ -32,6 +34,11 @@ class DistilBertConfig(BertConfig):
     type_vocab_size: Natural = 0
     classifier_dropout: Rate = 0.2
     qa_dropout: Rate = 0.1
+    # What errors call our fields.
+    file_names: ClassVar = {ours: theirs for theirs, ours in BERT_FIELDS.items()}
+
+    def __post_init__(self):
+        require_heads_divide("dim", self.hidden_size, "n_heads", self.num_attention_heads)
 
     @staticmethod
     def from_fields(fields: dict) -> dict:

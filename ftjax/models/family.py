@@ -9,7 +9,7 @@ and read in both directions, so that export is the inverse of loading.
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from reprlib import repr
 from typing import Any
 
@@ -169,7 +169,8 @@ class Family:
         Args:
             fields: the content of config.json.
             accept: names of further fields to ignore.
-            say: told in a sentence which fields were passed over.
+            say: told in sentences which fields were passed over, and which were to be accepted and
+                are not there.
 
         Raises:
             ValueError: fields that transformers reads and ftjax does not implement, all of them
@@ -182,6 +183,10 @@ class Family:
                 "config.json names code of its own (auto_map), which is never run: it is read as "
                 f"transformers' {self.model_type}."
             )
+        there = set(_names_in(fields))
+        if say is not None and (absent := [name for name in accept if name not in there]):
+            named = ", ".join(f"{name}{_nearest(name, there)}" for name in absent)
+            say(f"config.json has no field to be accepted of the name {named}.")
         if say is not None and passed_over:
             more = len(passed_over) - MOST_NAMED
             names = ", ".join(passed_over[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
@@ -297,6 +302,14 @@ def _hashable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_hashable(item) for item in value)
     return value
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    """Names of all fields, those of objects inside included."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield name
+            yield from _names_in(inner)
 
 
 def _nearest(name: str, known: set[str]) -> str:

@@ -66,15 +66,17 @@ Positive = Annotated[float, Bounds(above=0, most=1e9)]
 def problems(schema: type, values: Mapping[str, Any]) -> list[str]:
     """What is wrong with the values of a dataclass's fields, a phrase for each.
 
-    Fields that are not there, and those that the dataclass lacks, are not looked at.
+    Fields that are not there, and those that the dataclass lacks, are not looked at. Those that a
+    file calls otherwise have the file's name (`file_names` of the dataclass).
 
     Args:
         schema: the dataclass.
         values: field -> value, as JSON has them: lists may stand for tuples, whole numbers for
             others, and an object for another dataclass (which then is not looked into).
     """
+    file_names = getattr(schema, "file_names", {})
     return [
-        f"{name} = {reprlib.repr(values[name])} must be {expected}"
+        f"{file_names.get(name, name)} = {reprlib.repr(values[name])} must be {expected}"
         for name, kind in _kinds(schema).items()
         if name in values and (expected := _expected(kind, values[name])) is not None
     ]

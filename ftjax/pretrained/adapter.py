@@ -281,7 +281,8 @@ def _described(network: Network, base: Path) -> tuple[dict[str, Any], dict[str, 
         has = type(next(iter(layers.values()))).__name__ if layers else "no adapters"
         raise ValueError(
             f"This network has {has}; what is written in peft's format are adapters of the kinds "
-            f"{', '.join(FORMS)}. Export it merged (without --adapter), or use the run itself."
+            f"{', '.join(FORMS)}. Export it merged (without --adapter), or use the run itself; "
+            "where it was exported merged just now, load it again first."
         )
     fields = read_config(base)
     names = PublishedNames(network, family_of(fields["model_type"]))

@@ -7,6 +7,7 @@ before it is committed.
 
 import contextlib
 import functools
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,13 @@ from ftjax.locate import sha256_of_file
 BEST = "best"
 LIST = "files.json"
 ITEMS = ("state", "progress")
+
+
+# Orbax logs an error where its notes on a checkpoint are damaged, which nothing is read from: what
+# is read stands in our list of files.
+logging.getLogger("absl").addFilter(
+    lambda record: "orbax/checkpoint/_src/metadata" not in Path(record.pathname).as_posix()
+)
 
 
 class DamagedCheckpointError(ValueError):

@@ -133,6 +133,6 @@ def _refuse_no_numbers(name: str, outputs: np.ndarray) -> None:
         raise DivergedError(
             f"The network's outputs for {np.count_nonzero(~finite):,} of {len(outputs):,} examples "
             f"of {name} are no numbers (records {records}, ...). Lower "
-            "config.optimizer.learning_rate or config.optimizer.max_gradient_norm, or use "
-            "model.dtype = 'float32'."
+            "config.optimizer.learning_rate, clip to less with config.optimizer.max_gradient_norm, "
+            "or compute in float32 (config.model.dtype)."
         )

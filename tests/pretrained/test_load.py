@@ -223,6 +223,13 @@ def test_what_transformers_does_not_read_is_passed_over_and_told(folder):
     ]
 
 
+def test_what_is_accepted_and_not_there_is_told(folder):
+    set_field(folder, quantization_config={"inner": "harmless here"})
+    said = []
+    load_model(folder, accept_fields=("quantization_config", "inner", "is_causl"), say=said.append)
+    assert said == ["config.json has no field to be accepted of the name is_causl."]
+
+
 def test_code_of_a_repository_is_never_run(folder):
     set_field(folder, auto_map={"AutoModel": "modeling.My"})
     said = []

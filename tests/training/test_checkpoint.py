@@ -152,6 +152,17 @@ def test_lost_metadata_falls_back(tmp_path, checkpoints, warnings):
     assert warnings
 
 
+def test_what_orbax_notes_for_itself_is_no_news(tmp_path, checkpoints, warnings, capfd, caplog):
+    checkpoints.save(1, state(1), {})
+    checkpoints.wait()
+    (tmp_path / "c" / "1" / "_CHECKPOINT_METADATA").write_text("{")
+    with reopened(tmp_path, warnings) as again:
+        assert same(again.restore(state(0))[1], state(1))
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]
+    assert "json" not in capfd.readouterr().err
+    assert not warnings
+
+
 def test_all_damaged_is_an_error_that_says_what_to_do(tmp_path, checkpoints):
     checkpoints.save(1, state(1), {})
     checkpoints.wait()

@@ -241,6 +241,10 @@ class Objective(abc.ABC):
         add up to exactly the loss of the whole batch.
         """
 
+    def general_loss(self, forward: Forward) -> LossSums:
+        """Of text that has nothing to do with the task (`penalties.replay`); as `loss`."""
+        return self.loss(forward)
+
     def divergence(self, first: Any, second: Any, weights: jax.Array) -> jax.Array:
         """How far apart two networks' predictions are; see `losses.divergence`."""
         return divergence(first, second, weights)

@@ -86,7 +86,7 @@ def make_penalties(settings: Any, loss: Callable, divergence: Divergence = diver
 
     Args:
         settings: the `penalties` part of the config; a strength of 0, or none, is no penalty.
-        loss: the objective's.
+        loss: the objective's, of general text.
         divergence: the objective's, of two networks' outputs.
     """
 

@@ -132,7 +132,9 @@ def _begin(
             objective.loss,
             optimizer,
             schedule,
-            penalties=make_penalties(config.penalties, objective.loss, objective.divergence),
+            penalties=make_penalties(
+                config.penalties, objective.general_loss, objective.divergence
+            ),
             averaging=make_averaging(config.averaging, total_steps),
             moving=stage.moving,
             accumulation_steps=config.optimizer.accumulation_steps,

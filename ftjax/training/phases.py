@@ -164,7 +164,7 @@ def _head_config(config: Config) -> Config:
 def with_anchors(config: Config, parts: Parts, console: Console) -> Parts:
     """What penalties compare with, beside the frozen parameters."""
     anchors = {}
-    if make_penalties(config.penalties, parts.objective.loss).needs_start:
+    if make_penalties(config.penalties, parts.objective.general_loss).needs_start:
         anchors |= {START + path: value for path, value in parts.trainable.items()}
     if config.penalties.get("ewc", 0.0) > 0:
         console.print("Measuring the Fisher information on general text ...")

@@ -162,7 +162,7 @@ def test_what_asks_for_answers_is_what_chat_asks_with(config_of, talkative):
         draw_asked,
         read_chats(objective.load("test", {"messages": "messages"}), "messages"),
         objective.tokenizer,
-        objective._template,
+        objective.template,
         str,
         count=100,
         seed=objective.config.data.split_seed,

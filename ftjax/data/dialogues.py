@@ -77,7 +77,7 @@ def is_empty(message: Mapping[str, Any]) -> bool:
 
 
 def _of_messages(record: Mapping[str, Any]) -> Chat:
-    return Chat(Dialogue(_messages(record["messages"], "messages"), _tools(record)))
+    return Chat(Dialogue(messages_of(record["messages"], "messages"), tools_of(record)))
 
 
 def _of_sharegpt(record: Mapping[str, Any]) -> Chat:
@@ -92,7 +92,7 @@ def _of_sharegpt(record: Mapping[str, Any]) -> Chat:
         if "weight" in said:
             message["weight"] = said["weight"]
         messages.append(message)
-    return Chat(Dialogue(_messages(messages, "conversations"), _tools(record)))
+    return Chat(Dialogue(messages_of(messages, "conversations"), tools_of(record)))
 
 
 def _of_prompt_and_completion(record: Mapping[str, Any]) -> Chat | Plain:
@@ -102,10 +102,10 @@ def _of_prompt_and_completion(record: Mapping[str, Any]) -> Chat | Plain:
     if isinstance(completion, str):
         _refuse_empty(completion, "completion")
         return Plain(prompt, completion)
-    before, after = _messages(prompt, "prompt"), _messages(completion, "completion")
+    before, after = messages_of(prompt, "prompt"), messages_of(completion, "completion")
     if all(is_empty(message) for message in after):
         raise ValueError("the completion is empty. Leave the record out, or fill it.")
-    return Chat(Dialogue([*before, *after], _tools(record)), len(before))
+    return Chat(Dialogue([*before, *after], tools_of(record)), len(before))
 
 
 def _of_alpaca(record: Mapping[str, Any]) -> Chat:
@@ -136,8 +136,16 @@ FORMS = {
 }
 
 
-def _messages(value: Any, name: str) -> list[dict[str, Any]]:
-    """Messages with contents that are texts."""
+def messages_of(value: Any, name: str) -> list[dict[str, Any]]:
+    """Messages with contents that are texts.
+
+    Args:
+        value: a list of dicts with role and content, or such a list as a table holds it.
+        name: what sentences call it.
+
+    Raises:
+        ValueError: it is none; names the turn.
+    """
     messages = []
     for turn, message in enumerate(_listed(value, name), 1):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
@@ -157,7 +165,8 @@ def _messages(value: Any, name: str) -> list[dict[str, Any]]:
     return messages
 
 
-def _tools(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
+def tools_of(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
+    """The JSON schemas of a record's `tools`, if it has some."""
     return _listed(record["tools"], "tools") or None if record.get("tools") else None
 
 

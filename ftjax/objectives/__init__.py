@@ -6,6 +6,7 @@ from ftjax.objectives.classification import Classification
 from ftjax.objectives.masked_lm import MaskedLanguageModeling
 from ftjax.objectives.multi_label import MultiLabel
 from ftjax.objectives.ordinal import Ordinal
+from ftjax.objectives.preference import Preference
 from ftjax.objectives.regression import Regression
 from ftjax.objectives.seq2seq import SequenceToSequence
 from ftjax.objectives.sft import SupervisedFineTuning
@@ -19,6 +20,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "regression": Regression,
     "causal_lm": CausalLanguageModeling,
     "sft": SupervisedFineTuning,
+    "preference": Preference,
     "masked_lm": MaskedLanguageModeling,
     "seq2seq": SequenceToSequence,
     "token_classification": TokenClassification,

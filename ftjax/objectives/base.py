@@ -245,6 +245,23 @@ class Objective(abc.ABC):
         """Of text that has nothing to do with the task (`penalties.replay`); as `loss`."""
         return self.loss(forward)
 
+    @property
+    def compares_live(self) -> bool:
+        """Whether `loss` asks the network before tuning in each step."""
+        return False
+
+    def reference(self) -> Measurement | None:
+        """What has to be known of the network before tuning, as an array of each example."""
+        return None
+
+    def with_reference(self, found: Mapping[str, np.ndarray]) -> Self:
+        """The same, with what `reference` measured."""
+        raise NotImplementedError
+
+    def alarm(self, metrics: Mapping[str, float]) -> str | None:
+        """What a person should be told of a validation's metrics while training goes on."""
+        return None
+
     def divergence(self, first: Any, second: Any, weights: jax.Array) -> jax.Array:
         """How far apart two networks' predictions are; see `losses.divergence`."""
         return divergence(first, second, weights)

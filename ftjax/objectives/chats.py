@@ -170,8 +170,8 @@ class ChatObjective(Objective):
             raise ValueError(
                 f"{self.config.model.reference} has no chat template, so that nothing says how it "
                 "would read a chat. Take a network that was made for chats, name the file of a "
-                "template (config.data.chat_template), or give prompts and completions as texts "
-                "(config.data.format = 'prompt_completion')."
+                "template (config.data.chat_template), or give prompts and what follows them as "
+                "texts (of sft: config.data.format = 'prompt_completion')."
             )
         own = self.config.data.get("chat_template")
         return template if own is None else dataclasses.replace(template, file=Path(own))

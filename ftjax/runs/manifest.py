@@ -81,6 +81,20 @@ def start_manifest(
     write_checked_json(path, manifest)
 
 
+def note_reference(folder: Path, name: str, sha256: str) -> None:
+    """Notes what network a loss compares with.
+
+    Args:
+        folder: the run's.
+        name: for a person.
+        sha256: of its parameters.
+    """
+    path = folder / "manifest.json"
+    write_checked_json(
+        path, {**read_checked_json(path), "reference": {"name": name, "sha256": sha256}}
+    )
+
+
 def note_seconds(folder: Path, seconds: float) -> float:
     """Notes how long the last session has lasted; returns the seconds of all sessions.
 

@@ -94,7 +94,7 @@ def fit(
                 stage_of=functools.partial(stage_of, stages),
                 parallel=parts.parallel,
                 batches=functools.partial(_epoch_batches, config, parts),
-                validate=functools.partial(_validate, config, parts, measure),
+                validate=functools.partial(_validate, config, parts, measure, report.say),
                 checkpoints=checkpoints,
                 report=report,
                 stop=stop,
@@ -176,9 +176,11 @@ def _epoch_batches(config: Config, parts: Parts, epoch: int) -> list[Callable]:
 
 
 def _validate(
-    config: Config, parts: Parts, measure: Measure, state: TrainState
+    config: Config, parts: Parts, measure: Measure, say: Callable[[str], None], state: TrainState
 ) -> tuple[float, dict[str, float]]:
     metrics = measure(parts.objective.validation(), state.scored, ["validation"])
+    if (alarm := parts.objective.alarm(metrics)) is not None:
+        say(alarm)
     score = metrics[f"validation/{config.evaluation.metric}"]
     higher = parts.objective.metrics[config.evaluation.metric] == "higher"
     return (score if higher else -score), metrics

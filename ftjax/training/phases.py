@@ -23,6 +23,7 @@ from ftjax.penalties.penalties import FISHER, START, make_penalties
 from ftjax.progress import track
 from ftjax.randomness import run_key
 from ftjax.runs.folder import RunFolder
+from ftjax.runs.manifest import note_reference
 from ftjax.training.build import Parts
 from ftjax.training.fit import fit
 from ftjax.training.measure import Measure
@@ -30,6 +31,7 @@ from ftjax.tuning.masks import is_new
 from ftjax.tuning.partition import Parameters
 
 FEATURES = "features.safetensors"
+REFERENCE = "reference.safetensors"
 DIGEST_BYTES = 32
 Features = dict[str, np.ndarray]
 
@@ -45,7 +47,7 @@ def measure_before(
     objective = parts.objective
     before: dict[str, Any] | None
     needs_features = parts.only_head_moves or config.tuning.get("head_epochs", 0) > 0
-    features, before = _load_features(folder.path), _load_before(folder, console)
+    features, before = _load_arrays(folder.path / FEATURES), _load_before(folder, console)
     if before is not None and (features or not needs_features):
         return features, before
     console.print("Scoring the pretrained network and the baselines ...")
@@ -58,12 +60,12 @@ def measure_before(
         kept = dataclasses.replace(measurement, score=lambda found: found)
         outputs = measure(kept, start, ["test"])
         found = measurement.score(outputs)
-        metrics |= {name.replace("/", "/pretrained/"): value for name, value in found.items()}
+        metrics |= {name.replace("/", "/pretrained/", 1): value for name, value in found.items()}
         before["intervals"] = test_intervals(objective, outputs, "test/pretrained")
     if needs_features:
         measurement = Measurement(objective.examples, objective.features, lambda found: found)
         features = measure(measurement, start)
-        _save_features(folder.path, features)
+        _save_arrays(folder.path / FEATURES, features)
     if objective.has_baselines:
         before["baseline_examples"] = _score_baselines(objective, measure, start, features, metrics)
     if parts.retention is not None:
@@ -98,6 +100,33 @@ def _score_baselines(
         name: [len(rows[name]), len(all_.lengths)] for name, all_ in objective.examples.items()
     }
     return {name: [seen, count] for name, (seen, count) in counts.items() if seen < count}
+
+
+def with_reference(folder: RunFolder, parts: Parts, measure: Measure, console: Console) -> Parts:
+    """The same parts, with what the objective has to know of the network before tuning.
+
+    It is kept for a resume. What network that was stands in the manifest.
+    """
+    measurement = parts.objective.reference()
+    if measurement is None:
+        return parts
+    found = _load_arrays(folder.path / REFERENCE)
+    if not found:
+        console.print("Asking the network before tuning, which is what the loss compares with ...")
+        found = measure(measurement, parts.parallel.place(parts.trainable))
+        _save_arrays(folder.path / REFERENCE, found)
+        note_reference(folder.path, "the network before tuning", _sha256(parts))
+    return dataclasses.replace(parts, objective=parts.objective.with_reference(found))
+
+
+def _sha256(parts: Parts) -> str:
+    """Of all parameters by their paths."""
+    digest = hashlib.sha256()
+    arrays = parts.trainable | parts.parallel.one_copy(parts.frozen)
+    for path in sorted(arrays):
+        digest.update(f"{path}\0{arrays[path].dtype}{arrays[path].shape}\0".encode())
+        digest.update(np.asarray(arrays[path]).tobytes())
+    return digest.hexdigest()
 
 
 def test_intervals(
@@ -164,7 +193,8 @@ def _head_config(config: Config) -> Config:
 def with_anchors(config: Config, parts: Parts, console: Console) -> Parts:
     """What penalties compare with, beside the frozen parameters."""
     anchors = {}
-    if make_penalties(config.penalties, parts.objective.general_loss).needs_start:
+    penalties = make_penalties(config.penalties, parts.objective.general_loss)
+    if penalties.needs_start or parts.objective.compares_live:
         anchors |= {START + path: value for path, value in parts.trainable.items()}
     if config.penalties.get("ewc", 0.0) > 0:
         console.print("Measuring the Fisher information on general text ...")
@@ -205,23 +235,24 @@ def _load_before(folder: RunFolder, console: Console) -> dict[str, Any] | None:
         return None
 
 
-def _save_features(folder: Path, features: Features) -> None:
+def _save_arrays(file: Path, arrays: Features) -> None:
     """Atomically; a checksum stands behind the tensors."""
-    content = save(features)
-    partial = folder / f"{FEATURES}.partial"
+    # safetensors writes memory as it lies, whatever the order of its axes.
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    partial = file.with_name(f"{file.name}.partial")
     then = "Free space, and the same command continues."
-    with writing(folder / FEATURES, f"{len(content) / 2**20:,.1f} MiB of features", then):
+    with writing(file, f"{len(content) / 2**20:,.1f} MiB of {file.stem}", then):
         try:
             partial.write_bytes(content + hashlib.sha256(content).digest())
-            os.replace(partial, folder / FEATURES)
+            os.replace(partial, file)
         finally:
             partial.unlink(missing_ok=True)
 
 
-def _load_features(folder: Path) -> Features:
-    """What `_save_features` wrote; empty if there is nothing, or it is damaged: made again then."""
+def _load_arrays(file: Path) -> Features:
+    """What `_save_arrays` wrote; empty if there is nothing, or it is damaged: made again then."""
     try:
-        whole = (folder / FEATURES).read_bytes()
+        whole = file.read_bytes()
     except OSError:
         return {}
     content, digest = whole[:-DIGEST_BYTES], whole[-DIGEST_BYTES:]

@@ -30,6 +30,7 @@ from ftjax.training.phases import (
     test_intervals,
     train_head,
     with_anchors,
+    with_reference,
 )
 from ftjax.training.tensorboard import require_event_writer
 from ftjax.tuning.averaging import between
@@ -116,6 +117,7 @@ def _train_and_score(
 
     # One for all phases, so that each function is compiled once.
     measure = make_measure(config, parts)
+    parts = with_reference(folder, parts, measure, console)
     features, before = measure_before(config, folder, parts, measure, console)
     seconds()
     if parts.only_head_moves:

@@ -4,6 +4,7 @@ One program of one shape gives loss and gradient of all batches of a case, so th
 bit by bit was computed by the same code.
 """
 
+import dataclasses
 import functools
 import json
 import random
@@ -71,11 +72,16 @@ class Case:
         }
         self.sums = jax.jit(functools.partial(sums_of, self.parts))
 
+    def silent(self, batch: Batch) -> "Sums":
+        """Of the network that says nothing, all its parameters 0, at the start too."""
+        nothing = jax.tree.map(jnp.zeros_like, self.parts.trainable)
+        parts = dataclasses.replace(self.parts, trainable=nothing)
+        return jax.jit(functools.partial(sums_of, parts))(nothing, batch)
+
     def batch(self, examples: int = len(SIZES)) -> Batch:
         """The first so many examples, one a row; further rows have weight 0."""
-        batch = self.together()
-        if "segment_ids" in batch:
-            batch = apart(batch, len(SIZES))
+        if ROWS[self.config.objective.name].packs:
+            batch = apart(self.together(), len(SIZES))
             batch["weights"][examples:] = 0.0
             return batch
         found = self.parts.objective.examples["train"]

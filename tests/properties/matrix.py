@@ -127,6 +127,12 @@ def answered(*names: str) -> Callable:
     )
 
 
+def judged(generator: random.Random, words: int) -> dict[str, str]:
+    """Two answers to a text, of unequal length."""
+    names = {"prompt": 8 - words, "chosen": words, "rejected": 1 + words % 5}
+    return {name: some_text(generator, count) for name, count in names.items()}
+
+
 def of_the_places(objective, batch) -> float:
     """Both ends of an answer may be any token of a row."""
     rows = batch["weights"] > 0
@@ -161,6 +167,7 @@ LEFT = {("wider", family, "left"): FROM_THE_COLUMN for family in ("bert", "deber
 }
 ONE_VECTOR = "one vector is made of a row, so a row is one text"
 ONE_SENTENCE = "windows of sentences are padded, one a row"
+ONE_ROW = "the two texts of a row are one pair, and their answers are compared with each other"
 ONE_PAIR = "a source and its target are a row each"
 BEHIND_A_SOURCE = "a target follows its source in the row, whose padding is behind both, always"
 UNPACKED = {"packed": ONE_VECTOR, "neighbour": ONE_VECTOR}
@@ -254,6 +261,19 @@ ROWS: dict[str, Row] = {
         {"data.format": "prompt_completion", "data.packing": True},
         packs=True,
         other_families="its network and rows are causal_lm's; here only some tokens bear weight",
+    ),
+    "preference": Row(
+        judged,
+        ("llama", "gemma3_text", "gpt2"),
+        lambda objective, batch: math.log(2),
+        "",
+        {"objective.precompute_ref_log_probs": False},
+        left_out={
+            "packed": ONE_ROW,
+            "neighbour": ONE_ROW,
+            ("wider", "gpt2", "left"): FROM_THE_COLUMN,
+        },
+        other_families="its network is causal_lm's; here the two texts of a row are one pair",
     ),
     "seq2seq": Row(
         answered("source", "target"),

@@ -23,6 +23,13 @@ What it printed (seed 0; AMD EPYC, 2 cores that did other things as well, jax 0.
     full            31.8 [28.4, 35.0]       13.1   30.3 [27.0, 33.5]                         20.5 %
     doctors                                                                                   7.5 %
 
+SmolLM2, once through the data with LoRA (`--variant=decoder`, 2,492 seconds, same day and machine),
+is the weaker scribe: an encoder of the whole conversation and four passes are worth more here than
+twice the parameters.
+
+    decoder, before  9.6 [8.4, 10.8]         2.1    9.1 [8.0, 10.2]                          20.5 %
+    decoder         24.0 [21.3, 26.8]        7.8   22.7 [20.2, 25.5]                         16.0 %
+
 Published, by far larger networks: 40.1 ("GersteinLab at MEDIQA-Chat 2023", abstract, which does not
 say of which of its two tasks), and 43 for the best team of MEDIQA-Sum 2023 with other conversations
 of the same data set and the section's header given (abstract of its overview). One note in five has

@@ -53,6 +53,14 @@ def chatted(index):
     return {"messages": said(WORDS[index % 50], WORDS[index % 7], WORDS[index % 11], WORDS[9])}
 
 
+def preferred(index):
+    answers = {
+        name: [{"role": "assistant", "content": WORDS[(index + by) % 50]}]
+        for name, by in (("chosen", 1), ("rejected", 2))
+    }
+    return {"prompt": said(WORDS[index % 7]), **answers}
+
+
 # Objective -> a good record of a number, and bad ones (what changes of it, or a line as it is).
 CASES = {
     "classification": (text_and(label=labelled), [{"label": ""}, {"label": None}, {"text": 5}]),
@@ -74,6 +82,15 @@ CASES = {
             NO_JSON,
         ],
     ),
+    "preference": (
+        preferred,
+        [
+            {"chosen": said("a", "word1")[1:], "rejected": said("a", "word1")[1:]},
+            {"chosen": said("a", " ")[1:]},
+            {"prompt": said("word1 " * 20)},
+            {"chosen": None},
+        ],
+    ),
     "masked_lm": (text_and(), [{"text": 5}, {"text": None}, {"text": "\ud83d"}]),
     "token_classification": (
         tagged,
@@ -93,6 +110,7 @@ CASES = {
         ],
     ),
 }
+CHATS = ("sft", "preference")
 # Of a bad record in the validation split only: it was never seen in training.
 UNSEEN = {
     "classification": {"label": "c"},
@@ -127,7 +145,7 @@ def objective_of(tiny_bert, tiny_llama, tiny_t5, tmp_path):
     """(name, source, fields) -> objective, not read yet."""
 
     def make(name, source, **fields):
-        folders = {"causal_lm": tiny_llama, "sft": tiny_llama, "seq2seq": tiny_t5}
+        folders = dict.fromkeys(("causal_lm", *CHATS), tiny_llama) | {"seq2seq": tiny_t5}
         folder = folders.get(name, tiny_bert)
         if name == "masked_lm":
             (folder := tmp_path / "masked").mkdir(exist_ok=True)
@@ -139,7 +157,7 @@ def objective_of(tiny_bert, tiny_llama, tiny_t5, tmp_path):
         for field, small in (("data.buckets", (16,)), ("data.stride", 2), ("data.doc_stride", 2)):
             if field in config.fields:
                 settings[field] = small
-        if name == "sft":
+        if name in CHATS:
             (tmp_path / "chat.jinja").write_text(TEMPLATE)
             settings |= {"data.chat_template": str(tmp_path / "chat.jinja")}
             settings |= {"data.max_length": 16}

@@ -4,6 +4,7 @@ The networks and, but for levels, the losses are transformers' own; the optimize
 schedule transformers', and the norm the one that torch clips by.
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -98,6 +99,24 @@ def of_ends(model, inputs, labels):
     return sum(losses) / 2
 
 
+def of_pairs(model, inputs, labels):
+    """DPO by its paper (2305.18290, eq. 7); chosen and rejected texts in turn."""
+    if not hasattr(model, "before"):
+        # In a list, so that its parameters are not the model's.
+        model.before = [copy.deepcopy(model)]
+
+    def logps(network):
+        found = network(**inputs).logits[:, :-1].log_softmax(-1)
+        wanted = labels[:, 1:]
+        found = found.gather(-1, wanted.clamp(min=0)[..., None])[..., 0]
+        return (found * (wanted >= 0)).sum(-1)
+
+    with torch.no_grad():
+        before = logps(model.before[0])
+    chosen, rejected = (logps(model) - before).reshape(-1, 2).T
+    return -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean()
+
+
 SEQUENCES = "AutoModelForSequenceClassification"
 # Objective -> (transformers' class, its labels of our batch, loss, further fields of its config).
 REFERENCES = {
@@ -118,6 +137,7 @@ REFERENCES = {
     ),
     "masked_lm": ("AutoModelForMaskedLM", labels_of_guesses, of_transformers, {}),
     "causal_lm": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),
+    "preference": ("AutoModelForCausalLM", following_tokens, of_pairs, {}),
     "sft": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),
     "seq2seq": ("AutoModelForSeq2SeqLM", labels_of_tokens, of_transformers, {}),
     "span_extraction": ("AutoModelForQuestionAnswering", both_ends, of_ends, {}),

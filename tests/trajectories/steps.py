@@ -11,6 +11,7 @@ from matrix import ROWS
 
 from ftjax.config import Config, flatten
 from ftjax.data.examples import plan
+from ftjax.losses.forward import START
 from ftjax.training.build import Parts, build
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.step import make_train_step, new_state
@@ -55,8 +56,10 @@ def track_of(objective: str, config_for) -> Track:
     step, state = jax.jit(step), new_state(0, start, optimizer)
     batches = [batch for _, batch in zip(range(STEPS), _batches(config, parts), strict=False)]
     found = []
+    # What is compared with, for objectives that do.
+    frozen = parts.frozen | {START + path: value for path, value in start.items()}
     for batch in batches:
-        state, metrics = step(state, parts.frozen, batch)
+        state, metrics = step(state, frozen, batch)
         found.append((metrics["loss"], metrics["gradient_norm"]))
     return Track(config, parts, start, batches, np.asarray(found, np.float64))
 

@@ -1,10 +1,10 @@
-"""Records of two answers to one prompt, of which people preferred one."""
+"""What people thought of answers: which of two they preferred, or whether they liked one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ftjax.data.chat import Dialogue
-from ftjax.data.dialogues import Chat, Plain, is_empty, messages_of, tools_of
+from ftjax.data.dialogues import Chat, Plain, is_empty, messages_of, read_chats, tools_of
 from ftjax.data.sources import Records
 from ftjax.data.sources.records import bad_record, of_each
 from ftjax.data.written_out import as_written
@@ -42,6 +42,73 @@ def read_pairs(records: Records) -> list[Pair]:
             raise bad_record(records, index, str(error)) from error
 
     return of_each(records, read)
+
+
+class Judged(NamedTuple):
+    """An answer that people liked or did not.
+
+    Attributes:
+        answered: it, behind its prompt.
+        desirable: whether they liked it.
+    """
+
+    answered: Chat | Plain
+    desirable: bool
+
+
+# As JSON, Python and tables have it.
+LABELS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+
+
+def read_judged(records: Records) -> list[Judged]:
+    """What the records say.
+
+    Args:
+        records: with `prompt` and `completion`, both texts or both lists of messages, and `label`:
+            true or false, also as 1 and 0 or as text.
+
+    Raises:
+        BadRecordError: a record that has no such form, no prompt or an empty completion; says which
+            record.
+    """
+    texts = read_chats(records, "prompt_completion")
+
+    def read(index: int) -> Judged:
+        answered, label = texts[index], records[index]["label"]
+        empty = not answered.prompt if isinstance(answered, Plain) else answered.first == 0
+        if empty:
+            raise bad_record(records, index, "the prompt is empty, and a text answers nothing.")
+        desirable = LABELS.get(str(label).strip().lower())
+        if desirable is None:
+            raise bad_record(
+                records, index, f"the label is {label!r:.80}; true or false (1 or 0) is meant."
+            )
+        return Judged(answered, desirable)
+
+    return of_each(records, read)
+
+
+def with_other_answers(judged: Sequence[Judged], partners: Iterable[int]) -> list[Chat | Plain]:
+    """Each one's prompt with the answer of its partner.
+
+    Args:
+        judged: all.
+        partners: of each, the index of another.
+    """
+    return [
+        _swapped(one.answered, judged[partner].answered)
+        for one, partner in zip(judged, partners, strict=True)
+    ]
+
+
+def _swapped(one: Chat | Plain, other: Chat | Plain) -> Chat | Plain:
+    if isinstance(one, Plain) and isinstance(other, Plain):
+        return Plain(one.prompt, other.completion)
+    if isinstance(one, Chat) and isinstance(other, Chat):
+        before = one.dialogue.messages[: one.first]
+        answer = other.dialogue.messages[other.first :]
+        return Chat(Dialogue([*before, *answer], one.dialogue.tools), one.first)
+    raise ValueError("Texts and messages cannot be mixed in one file: all records must be alike.")
 
 
 def _pair(record: Mapping[str, Any]) -> Pair:

@@ -197,6 +197,25 @@ def cpo(pairs: Pairs, settings: Any) -> jax.Array:
     return preferred - settings.cpo_alpha * pairs.chosen.mean_logps
 
 
+def kto(ratios: jax.Array, desirable: jax.Array, divergence: jax.Array, settings: Any) -> jax.Array:
+    """KTO (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306, eq. 8).
+
+    Args:
+        ratios: how much likelier answers have become, in nats, float32 [rows].
+        desirable: whether people liked them, bool [rows].
+        divergence: scalar, how far the network has gone from its start: the mean ratio of answers
+            to other prompts, at least 0. It has no gradient.
+        settings: the `objective` part of the config: `beta`, `desirable_weight`,
+            `undesirable_weight`.
+    """
+    margin = settings.beta * (ratios - jax.lax.stop_gradient(divergence))
+    return jnp.where(
+        desirable,
+        settings.desirable_weight * jax.nn.sigmoid(-margin),
+        settings.undesirable_weight * jax.nn.sigmoid(margin),
+    )
+
+
 def _log1mexp(x: jax.Array) -> jax.Array:
     """log(1 - exp(x)) for x < 0, without losing what is near 0 (Mächler 2012).
 

@@ -3,6 +3,7 @@
 from ftjax.objectives.base import Objective
 from ftjax.objectives.causal_lm import CausalLanguageModeling
 from ftjax.objectives.classification import Classification
+from ftjax.objectives.kto import Kto
 from ftjax.objectives.masked_lm import MaskedLanguageModeling
 from ftjax.objectives.multi_label import MultiLabel
 from ftjax.objectives.ordinal import Ordinal
@@ -21,6 +22,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "causal_lm": CausalLanguageModeling,
     "sft": SupervisedFineTuning,
     "preference": Preference,
+    "kto": Kto,
     "masked_lm": MaskedLanguageModeling,
     "seq2seq": SequenceToSequence,
     "token_classification": TokenClassification,

@@ -50,6 +50,7 @@ class Objective(abc.ABC):
         has_new_head: whether the network's predictions before tuning mean nothing.
         keeps_features: whether a head alone can be trained on `features`, one vector of each row.
         gives_labels: whether its predictions have `marks`.
+        rows_meet: whether rows see each other in the loss, so that a batch cannot be divided.
         config: the run's.
         examples: split -> its examples, after `read`.
         notes: what a person should know of the data, such as how many texts were truncated.
@@ -61,6 +62,7 @@ class Objective(abc.ABC):
     has_new_head: bool = False
     keeps_features: bool = True
     gives_labels: bool = False
+    rows_meet: bool = False
 
     def __init__(self, config: Settings, folder: Path, facts: Mapping | None = None):
         """Prepares; data are read by `read`.

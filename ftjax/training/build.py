@@ -88,6 +88,7 @@ def build(config: Config, say: Callable[[str | Text], None] = lambda sentence: N
     _check_batch_sizes(config, parallel.batch_multiple)
     folder = checkpoint_folder(config.model.reference)
     objective = OBJECTIVES[config.objective.name](config, folder)
+    _check_undivided(config, objective, parallel)
     objective.read()
     planned = make_plan(config, objective.examples["train"])
     for note in objective.notes:
@@ -198,6 +199,21 @@ def _check_batch_sizes(config: Config, multiple: int) -> None:
             raise ValueError(
                 f"{name} = {size} must be a multiple of the {multiple} devices that share a batch."
             )
+
+
+def _check_undivided(
+    config: Config, objective: Objective, parallel: MeshParallel | PmapParallel
+) -> None:
+    """Parts of a batch do not see each other."""
+    parts = config.optimizer.accumulation_steps > 1
+    apart = parallel.axis_name is not None and parallel.batch_multiple > 1
+    if objective.rows_meet and (parts or apart):
+        what = "config.optimizer.accumulation_steps > 1" if parts else "config.training.parallel"
+        raise ValueError(
+            f"The loss of {config.objective.name} compares the rows of a batch with each other, "
+            f"and {what} would divide it into parts that do not meet. Leave accumulation_steps at "
+            "1 and parallel at 'mesh'; if memory is short, set config.model.remat = 'block'."
+        )
 
 
 def _check_r_drop(config: Config, network: Network) -> None:

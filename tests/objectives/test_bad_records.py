@@ -91,6 +91,19 @@ CASES = {
             {"chosen": None},
         ],
     ),
+    "kto": (
+        lambda index: {
+            "prompt": said(WORDS[index % 7]),
+            "completion": [{"role": "assistant", "content": WORDS[index % 50]}],
+            "label": index % 2 == 0,
+        },
+        [
+            {"label": "good"},
+            {"label": None},
+            {"prompt": []},
+            {"completion": said("a", " ")[1:]},
+        ],
+    ),
     "masked_lm": (text_and(), [{"text": 5}, {"text": None}, {"text": "\ud83d"}]),
     "token_classification": (
         tagged,
@@ -110,7 +123,7 @@ CASES = {
         ],
     ),
 }
-CHATS = ("sft", "preference")
+CHATS = ("sft", "preference", "kto")
 # Of a bad record in the validation split only: it was never seen in training.
 UNSEEN = {
     "classification": {"label": "c"},

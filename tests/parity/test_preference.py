@@ -1,12 +1,15 @@
 """Losses of pairs, their gradients and metrics against trl's trainers."""
 
+import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
-from cases import Case
+from cases import Case, sums_of
 from compare import assert_same_gradients
 from fixtures import config_for, data_folder, family_folder  # noqa: F401
 
@@ -22,6 +25,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer  # noqa: E402
 
 from ftjax.config import override  # noqa: E402
 from ftjax.models import family_of  # noqa: E402
+from ftjax.objectives import kto as kto_module  # noqa: E402
 from ftjax.pretrained.export import published_tensors  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -113,3 +117,54 @@ def test_loss_gradient_and_metrics(loss_type, config_for, trainer_of):  # noqa: 
         total, count = sums.metrics[name]
         theirs = np.mean([float(value) for value in found["train"][name]])
         assert float(total / count) == pytest.approx(theirs, abs=1e-5), name
+
+
+def test_kto(config_for, tmp_path, monkeypatch):  # noqa: F811
+    """With trl's pairs, each answer beside that of the row before it."""
+    monkeypatch.setattr(kto_module, "partners_of", lambda count, _: np.roll(np.arange(count), 1))
+    fields = {"beta": 0.3, "desirable_weight": 1.5, "undesirable_weight": 0.7}
+    config = config_for("kto", "llama", **{f"objective.{n}": v for n, v in fields.items()})
+    case = Case(config)
+    # From noise to a network that knows nothing: answers to other prompts become likelier.
+    before = dataclasses.replace(case.parts, trainable=case.trainable)
+    sums = jax.jit(functools.partial(sums_of, before))(case.parts.trainable, case.batch())
+    ours = case.parts.rebuild(case.trainable, case.parts.frozen)
+    folder = Path(config.model.reference)
+    source = Path(config.data.source.format(split="train"))
+    records = [json.loads(line) for line in source.read_text().splitlines()]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).train()
+    family = family_of(model.config.model_type)
+    tensors = dict(published_tensors(ours.backbone, family))
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    reference.load_state_dict({n: torch.tensor(np.asarray(t)) for n, t in tensors.items()})
+    trainer = trl.KTOTrainer(
+        model=model,
+        ref_model=reference,
+        args=trl.KTOConfig(
+            output_dir=str(tmp_path / "trl"),
+            max_length=24,
+            per_device_train_batch_size=len(records),
+            train_sampling_strategy="sequential",
+            report_to=[],
+            gradient_checkpointing=False,
+            use_cpu=True,
+            bf16=False,
+            **fields,
+        ),
+        train_dataset=datasets.Dataset.from_list(
+            [r | {"completion": f" {r['completion']}"} for r in records]
+        ),
+        processing_class=transformers.AutoTokenizer.from_pretrained(folder),
+    )
+    (inputs,) = trainer.get_train_dataloader()
+    loss = trainer.compute_loss(model, inputs)
+    loss.backward()
+    assert float(sums.metrics["kl"][0]) > 0
+    assert float(sums.loss / sums.weight) == pytest.approx(float(loss.detach()), abs=1e-5)
+    gradients = {path: g / sums.weight for path, g in sums.gradient.items()}
+    gradients = case.parts.rebuild(gradients, case.parts.frozen)
+    assert_same_gradients(dict(published_tensors(gradients.backbone, family)), model)
+    for name in ("kl", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected"):
+        total, count = sums.metrics[name]
+        (theirs,) = trainer._metrics["train"][name]
+        assert float(total / count) == pytest.approx(theirs, abs=1e-4), name

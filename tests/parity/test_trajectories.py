@@ -99,8 +99,8 @@ def of_ends(model, inputs, labels):
     return sum(losses) / 2
 
 
-def of_pairs(model, inputs, labels):
-    """DPO by its paper (2305.18290, eq. 7); chosen and rejected texts in turn."""
+def log_ratios(model, inputs, labels):
+    """How much likelier texts have become since the start."""
     if not hasattr(model, "before"):
         # In a list, so that its parameters are not the model's.
         model.before = [copy.deepcopy(model)]
@@ -113,8 +113,26 @@ def of_pairs(model, inputs, labels):
 
     with torch.no_grad():
         before = logps(model.before[0])
-    chosen, rejected = (logps(model) - before).reshape(-1, 2).T
+    return logps(model) - before
+
+
+def of_pairs(model, inputs, labels):
+    """DPO by its paper (2305.18290, eq. 7); chosen and rejected texts in turn."""
+    chosen, rejected = log_ratios(model, inputs, labels).reshape(-1, 2).T
     return -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean()
+
+
+def of_judged(model, inputs, labels):
+    """KTO by its paper (2402.01306, eq. 8): answers and those of other prompts in turn."""
+    texts, liked = labels
+    ratios, others = log_ratios(model, inputs, texts).reshape(-1, 2).T
+    margin = 0.1 * (ratios - others.mean().clamp(min=0).detach())
+    return torch.where(liked, 1 - margin.sigmoid(), 1 - (-margin).sigmoid()).mean()
+
+
+def liked_texts(batch, rows):
+    """Answers and those of other prompts in turn, and which of the answers are liked."""
+    return following_tokens(batch, rows), torch.tensor(batch["desirable"][rows][::2] > 0)
 
 
 SEQUENCES = "AutoModelForSequenceClassification"
@@ -138,6 +156,7 @@ REFERENCES = {
     "masked_lm": ("AutoModelForMaskedLM", labels_of_guesses, of_transformers, {}),
     "causal_lm": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),
     "preference": ("AutoModelForCausalLM", following_tokens, of_pairs, {}),
+    "kto": ("AutoModelForCausalLM", liked_texts, of_judged, {}),
     "sft": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),
     "seq2seq": ("AutoModelForSeq2SeqLM", labels_of_tokens, of_transformers, {}),
     "span_extraction": ("AutoModelForQuestionAnswering", both_ends, of_ends, {}),

@@ -38,7 +38,8 @@ WHERE_READ = {
 }
 # Arrays of a batch by what hides an entry of them: the mask of tokens, or a weight of 0.
 OF_TOKENS = ("input_ids", "token_type_ids", "position_ids")
-LABELS = ("labels", "start_positions", "end_positions")
+PLACES = ("start_positions", "end_positions")
+LABELS = ("labels", "desirable", *PLACES)
 POSITIONS = ("masked_positions", "null_positions", "context_start", "context_end")
 MASKS = ("attention_mask", "segment_ids")
 Batch = dict[str, np.ndarray]
@@ -193,7 +194,7 @@ def poisoned(batch: Batch, kind: str) -> Batch:
     """
     generator, found = np.random.default_rng(5), dict(batch)
     limits = dict.fromkeys(("token_type_ids", "attention_mask"), 2) | {"segment_ids": 3}
-    limits |= dict.fromkeys(("position_ids", *POSITIONS, *LABELS[1:]), LENGTH)
+    limits |= dict.fromkeys(("position_ids", *POSITIONS, *PLACES), LENGTH)
     for name, where in hidden(batch).items():
         array = batch[name]
         garbage = generator.integers(0, limits.get(name, VOCABULARY), array.shape)
@@ -226,7 +227,7 @@ def on_the_left(batch: Batch) -> Batch:
     for name in columns_of(batch):
         rows = [np.roll(row, by, axis=0) for row, by in zip(batch[name], behind, strict=True)]
         found[name] = np.stack(rows)
-    for name in {*POSITIONS, *LABELS[1:]} & batch.keys():
+    for name in {*POSITIONS, *PLACES} & batch.keys():
         array = batch[name]
         by = behind.reshape(behind.shape + (1,) * (array.ndim - 1))
         found[name] = ((array + by) % real.shape[1]).astype(array.dtype)
@@ -242,7 +243,9 @@ def apart(batch: Batch, rows: int) -> Batch:
         (here,) = np.nonzero(segments[row] == segment)
         masked = batch.get("masked_positions")
         for name, array in batch.items():
-            if name in columns_of(batch):
+            if array.ndim == 1:
+                found[name][new] = array[row]
+            elif name in columns_of(batch):
                 found[name][new, : len(here)] = array[row, here]
             elif masked is not None and array.shape == masked.shape:
                 (own,) = np.nonzero(np.isin(masked[row], here) & (batch["weights"][row] > 0))

@@ -133,6 +133,12 @@ def judged(generator: random.Random, words: int) -> dict[str, str]:
     return {name: some_text(generator, count) for name, count in names.items()}
 
 
+def judged_alone(generator: random.Random, words: int) -> dict[str, Any]:
+    """An answer that somebody liked or not."""
+    found = answered("prompt", "completion")(generator, words)
+    return found | {"label": words % 2 == 0}
+
+
 def of_the_places(objective, batch) -> float:
     """Both ends of an answer may be any token of a row."""
     rows = batch["weights"] > 0
@@ -274,6 +280,22 @@ ROWS: dict[str, Row] = {
             ("wider", "gpt2", "left"): FROM_THE_COLUMN,
         },
         other_families="its network is causal_lm's; here the two texts of a row are one pair",
+    ),
+    "kto": Row(
+        judged_alone,
+        ("llama",),
+        lambda objective, batch: 0.5,
+        "",
+        {"objective.precompute_ref_log_probs": False},
+        left_out={
+            "packed": ONE_ROW,
+            "neighbour": ONE_ROW,
+            "divided": (
+                "how far the network has gone is the mean of a batch, so that its parts are "
+                "another batch, and dividing is refused"
+            ),
+        },
+        other_families="its network and rows are preference's, which are tried on more",
     ),
     "seq2seq": Row(
         answered("source", "target"),

@@ -175,7 +175,7 @@ def test_an_alarm_where_chosen_answers_are_lost(config_of, tmp_path):
     )
     console = quiet()
     run(config, tmp_path / "run", console)
-    assert "The chosen answers have become less likely by" in console.file.getvalue()
+    assert "Answers that people liked have become less likely by" in console.file.getvalue()
 
 
 def test_replayed_text_is_read_as_text(config_of, tmp_path, tiny_texts):

@@ -1,7 +1,8 @@
 """Orders at a coffee bar: conversations with its assistant, and turns that people judged."""
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ class CoffeeBar(RowsBuilder):
     order system that are annotated between them are left out. `rewards`: `prompt` (messages),
     `completion` (the one message that was judged) and `label` (good or not), as KTO has them; here
     calls stand as JSON in messages of the assistant, answers of the order system in messages of the
-    role `tool`. Neither has published splits: conversations of the same words are of one split, and
+    role `tool`. `preferences`: the 617 pairs of a good and a bad turn for one `prompt`, as `chosen`
+    and `rejected`. None has published splits: conversations of the same words are of one split, and
     so are judged turns of conversations that begin with the same order (six open one: no prompt).
     """
 
@@ -50,6 +52,7 @@ class CoffeeBar(RowsBuilder):
     BUILDER_CONFIGS = [  # noqa: RUF012
         tfds.core.BuilderConfig(name="dialogues"),
         tfds.core.BuilderConfig(name="rewards"),
+        tfds.core.BuilderConfig(name="preferences"),
     ]
     HOMEPAGE = "https://github.com/google-research-datasets/Taskmaster/tree/master/TM-4-2024"
     LICENSE = "CC-BY-4.0"
@@ -67,6 +70,8 @@ class CoffeeBar(RowsBuilder):
         messages = tfds.features.Sequence({"role": text, "content": text})
         if self.config_name == "dialogues":
             return {"messages": messages, "scenario": text, "conversation": text}
+        if self.config_name == "preferences":
+            return dict.fromkeys(("prompt", "chosen", "rejected"), messages)
         judged = {
             "prompt": messages,
             "completion": messages,
@@ -85,6 +90,8 @@ class CoffeeBar(RowsBuilder):
                 for published in json.loads(content):
                     group, row = read(published)
                     splits[split_by_hash(group)].append(row)
+        if self.config_name == "preferences":
+            return {split: preferred(rows) for split, rows in splits.items()}
         return splits
 
 
@@ -110,6 +117,20 @@ def read_judged(published: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         "label": published["reward"] == 1,
         "conversation": published["conversation_id"],
     }
+
+
+def preferred(judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each good turn beside each bad one for the same prompt; none twice."""
+    turns: dict[str, dict[bool, list]] = {}
+    for row in judged:
+        of_prompt = turns.setdefault(json.dumps(row["prompt"]), {True: [], False: []})
+        if row["completion"] not in of_prompt[row["label"]]:
+            of_prompt[row["label"]].append(row["completion"])
+    return [
+        {"prompt": json.loads(prompt), "chosen": good, "rejected": bad}
+        for prompt, found in turns.items()
+        for good, bad in itertools.product(found[True], found[False])
+    ]
 
 
 def read_turn(turn: dict[str, Any]) -> dict[str, str]:

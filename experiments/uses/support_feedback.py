@@ -25,13 +25,15 @@ def get_config(how: Literal["kto", "dpo"] = "kto"):
     config.model.reference = "export/support_chat"
     if how == "kto":
         config.data.source = "tfds://coffee_bar/rewards"
-        # Six turns open a conversation, and answer nothing.
-        config.data.on_bad_record = "skip"
+        # For a run of half an hour on two cores.
+        config.data.train_limit = 800
         # Six turns of seven are good ones.
         config.objective.undesirable_weight = 5.0
     else:
         config.data.source = "tfds://coffee_bar/preferences"
-    config.data.max_length = 384
+    # Some contexts hold whole menus; and six turns open a conversation, and answer nothing.
+    config.data.max_length = 800
+    config.data.on_bad_record = "skip"
     config.data.batch_size = 8
     config.evaluation.batch_size = 8
     config.evaluation.answers = 50

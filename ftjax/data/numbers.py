@@ -9,16 +9,17 @@ import numpy as np
 from ftjax.data.sources.records import bad_record, of_each
 
 
-def encode_numbers(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """The label of each record as float64 [records].
+def encode_numbers(records: Sequence[Mapping[str, Any]], field: str = "label") -> np.ndarray:
+    """A number of each record as float64 [records].
 
     Args:
-        records: each with a number as `label`, or one written out with a point.
+        records: each with a number in the field, or one written out with a point.
+        field: our name of it.
 
     Raises:
         ValueError: something else, NaN or infinity; names the record.
     """
-    return np.array(of_each(records, lambda index: _number(records, index)))
+    return np.array(of_each(records, lambda index: _number(records, index, field)))
 
 
 def describe_numbers(numbers: np.ndarray) -> str:
@@ -33,8 +34,8 @@ def describe_numbers(numbers: np.ndarray) -> str:
     )
 
 
-def _number(records: Sequence[Mapping[str, Any]], index: int) -> float:
-    label = records[index]["label"]
+def _number(records: Sequence[Mapping[str, Any]], index: int, field: str) -> float:
+    label = records[index][field]
     try:
         number = math.nan if isinstance(label, bool) else float(label)
     except (TypeError, ValueError):
@@ -43,7 +44,7 @@ def _number(records: Sequence[Mapping[str, Any]], index: int) -> float:
         raise bad_record(
             records,
             index,
-            f"the label is {label!r}; a finite number such as 3.5 is needed. Fill it in or leave "
+            f"the {field} is {label!r}; a finite number such as 3.5 is needed. Fill it in or leave "
             "the record out.",
         )
     return number

@@ -171,6 +171,46 @@ class TokenOutputs:
         )
 
 
+class RewardModel(nnx.Module):
+    """A decoder's own classifier with one logit, called with rows of two texts each.
+
+    Attributes:
+        backbone: a family's "sequence_classification" network, its head included.
+    """
+
+    def __init__(self, backbone: Network):
+        self.backbone = backbone
+
+    def features(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """What the head sees of both texts, one behind the other, [batch, 2 * hidden].
+
+        That is each one's last token that is no padding, as transformers' classifier has it.
+
+        Args:
+            batch: `input_ids`, `segment_ids` and `position_ids`, int [batch, length]; the texts of
+                a row are segments 1 and 2.
+            key: random key for dropout; None for evaluation.
+        """
+        hidden = self.backbone.backbone(
+            batch["input_ids"],
+            segment_ids=batch["segment_ids"],
+            position_ids=batch["position_ids"],
+            key=key,
+        ).last_hidden_state
+        pad = self.backbone.config.pad_token_id
+        real = jnp.ones_like(batch["input_ids"], bool) if pad is None else batch["input_ids"] != pad
+        texts = [last_token(hidden, real & (batch["segment_ids"] == text)) for text in (1, 2)]
+        return jnp.concatenate(texts, axis=-1)
+
+    def __call__(
+        self, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Rewards of both texts, float32 [batch, 2]; arguments as of `features`."""
+        features = self.features(batch, key)
+        of_texts = features.reshape(len(features), 2, -1)
+        return self.backbone.classify(of_texts).astype(jnp.float32)[..., 0]
+
+
 class LanguageModel(nnx.Module):
     """A published causal language model, called with a batch.
 

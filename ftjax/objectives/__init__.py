@@ -9,6 +9,7 @@ from ftjax.objectives.multi_label import MultiLabel
 from ftjax.objectives.ordinal import Ordinal
 from ftjax.objectives.preference import Preference
 from ftjax.objectives.regression import Regression
+from ftjax.objectives.reward import Reward
 from ftjax.objectives.seq2seq import SequenceToSequence
 from ftjax.objectives.sft import SupervisedFineTuning
 from ftjax.objectives.span_extraction import SpanExtraction
@@ -23,6 +24,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sft": SupervisedFineTuning,
     "preference": Preference,
     "kto": Kto,
+    "reward": Reward,
     "masked_lm": MaskedLanguageModeling,
     "seq2seq": SequenceToSequence,
     "token_classification": TokenClassification,

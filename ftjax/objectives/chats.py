@@ -122,7 +122,10 @@ class ChatObjective(Objective):
                 raise BadRecordError(problems) from error
             for index, group in zip(chats, rendered, strict=True):
                 groups[index] = group
-            opening = sum(chat.dialogue.messages[0]["role"] == "assistant" for chat in dialogues)
+            opening = sum(
+                chat.first == 0 and chat.dialogue.messages[0]["role"] == "assistant"
+                for chat in dialogues
+            )
             if opening and answers_only:
                 self.notes.append(
                     f"{split}: {opening:,} chats begin with the assistant; nothing has asked for "
@@ -197,14 +200,15 @@ class ChatObjective(Objective):
     def export(self, network: Network, folder: str | Path) -> None:
         """The network, and the chat template it was taught with."""
         super().export(network, folder)
-        self._write_template(folder)
+        self.write_template(folder)
 
     def export_adapter(self, network: Network, folder: str | Path) -> None:
         """The adapter, and the chat template it was taught with."""
         super().export_adapter(network, folder)
-        self._write_template(folder)
+        self.write_template(folder)
 
-    def _write_template(self, folder: str | Path) -> None:
+    def write_template(self, folder: str | Path) -> None:
+        """The chat template of the config, beside what is exported."""
         if "chat_template" in self.facts:
             file = Path(folder) / "chat_template.jinja"
             file.write_text(self.facts["chat_template"], encoding="utf-8")

@@ -3,9 +3,8 @@
 (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306.)
 """
 
-import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from ftjax.fields import Field, Fields, Settings
 from ftjax.losses.forward import Forward
 from ftjax.losses.preference import kto, pair_sums
 from ftjax.objectives.base import LossSums, metric_field
-from ftjax.objectives.pairs import REFERENCE, PairExamples, PairObjective
+from ftjax.objectives.pairs import PAIR_FIELDS, REFERENCE, PairExamples, PairObjective
 
 METRICS = {
     "loss": "lower",
@@ -49,6 +48,7 @@ class Kto(PairObjective):
     rows_meet: ClassVar = True
     fields: ClassVar[Fields] = {
         **PairObjective.fields,
+        **PAIR_FIELDS,
         **REFERENCE,
         "objective.beta": Field(
             0.1, "The larger, the closer to the network before tuning.", above=0.0
@@ -61,6 +61,7 @@ class Kto(PairObjective):
         **metric_field(metrics, "loss"),
     }
     text_names: ClassVar = ("answer", "answer of another prompt")
+    column_names: ClassVar = ("prompt", "completion", "label", "tools")
 
     @classmethod
     def problem(cls, config: Settings) -> str | None:
@@ -76,13 +77,6 @@ class Kto(PairObjective):
     def needs_reference(self) -> bool:
         """Always."""
         return True
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Our names -> columns."""
-        names = ("prompt", "completion", "label", "tools")
-        named = {name: self.config.data[f"{name}_field"] for name in names}
-        return {ours: theirs for ours, theirs in named.items() if theirs is not None}
 
     def read_split(self, split: str) -> PairExamples:
         """Answers, each with one of another prompt behind its own.
@@ -110,8 +104,8 @@ class Kto(PairObjective):
         self.notes.append(f"{split}: {count:,} answers, {liked:,} of them liked")
         if split == "train":
             self._note_weights(liked, count - liked)
-        examples = self.paired(split, records, texts)
-        return dataclasses.replace(examples, columns={"desirable": desirable.astype(np.int32)})
+        found = self.paired(split, records, texts)
+        return found.with_columns(desirable=desirable.astype(np.int32))
 
     def _note_weights(self, liked: int, others: int) -> None:
         settings = self.config.objective
@@ -169,7 +163,7 @@ class Kto(PairObjective):
     def _of_outputs(
         self, split: str, outputs: np.ndarray
     ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], float]:
-        labels = cast(PairExamples, self.examples[split]).columns["desirable"]
+        labels = self.pair_examples(split).columns["desirable"]
         found, divergence = self._of_rows(
             jnp.asarray(outputs),
             self.reference_of(split),

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ftjax.data.dialogues import Chat
 from ftjax.data.examples import Batch, ExamplesAround
+from ftjax.data.preferences import read_pairs
 from ftjax.data.sources import Records
 from ftjax.data.sources.records import BadRecordError, bad_record
 from ftjax.data.supervised import SupervisedExamples, SupervisedText, tokenize_marked
@@ -38,29 +40,71 @@ REFERENCE: Fields = {
 TEXTS = 2
 
 
+PAIR_FIELDS: Fields = {
+    **TOOLS,
+    **TEMPLATE,
+    "data.max_length": Field(
+        1024, "Most tokens of a prompt with an answer; what is beyond is cut.", minimum=3
+    ),
+}
+PREFERRED: Fields = {
+    "data.prompt_field": Field(
+        "prompt",
+        "Column with what is answered, a text or messages; None: what both answers begin with.",
+        optional=str,
+    ),
+    "data.chosen_field": Field("chosen", "Column with the answer that people preferred."),
+    "data.rejected_field": Field("rejected", "Column with the other answer."),
+}
+
+
 class PairObjective(ChatObjective):
     """An objective of two texts a row, which do not see each other; see `Objective`.
 
     Attributes:
         text_names: what sentences call the two.
+        column_names: what a record holds, by our names; `data.<name>_field` says the column.
     """
 
-    fields: ClassVar[Fields] = {
-        **ChatObjective.fields,
-        **TOOLS,
-        **TEMPLATE,
-        "data.max_length": Field(
-            1024, "Most tokens of a prompt with an answer; what is beyond is cut.", minimum=3
-        ),
-    }
-    text_names: ClassVar[tuple[str, str]]
+    text_names: ClassVar[tuple[str, str]] = ("chosen answer", "rejected answer")
+    column_names: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected", "tools")
     # Split -> float32 [examples, 2], what the network before tuning says of both answers.
     _reference: Mapping[str, np.ndarray] = {}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Our names -> columns."""
+        named = {name: self.config.data[f"{name}_field"] for name in self.column_names}
+        return {ours: theirs for ours, theirs in named.items() if theirs is not None}
 
     @property
     @abc.abstractmethod
     def needs_reference(self) -> bool:
         """Whether the loss compares with the network before tuning."""
+
+    def read_preferred(self, split: str, records: Records) -> "PairExamples":
+        """Rows of a chosen and a rejected answer; turns to be written are drawn of the chosen.
+
+        Raises:
+            BadRecordError: see `read_pairs` and `paired`.
+        """
+        pairs = read_pairs(records)
+        self.facts["chats"] = isinstance(pairs[0].chosen, Chat)
+        if "evaluation.answers" in self.fields:
+            self.draw_asked(split, records, [pair.chosen for pair in pairs])
+        sides = ([pair[side] for pair in pairs] for side in range(TEXTS))
+        texts = [self.marked(split, records, side, answers_only=True) for side in sides]
+        found = self.paired(split, records, texts)
+        examples = found.examples
+        counts = np.diff(examples.text.offsets)
+        chosen, rejected = found.answer_tokens.mean(0)
+        longer = int((counts > self.config.data.max_length).sum())
+        cut = f"; {longer:,} texts were cut" if longer else ""
+        self.notes.append(
+            f"{split}: {len(examples.lengths):,} pairs; chosen answers have {chosen:,.1f} tokens "
+            f"on average, rejected ones {rejected:,.1f}{cut}"
+        )
+        return found
 
     @property
     def compares_live(self) -> bool:
@@ -116,6 +160,10 @@ class PairObjective(ChatObjective):
             raise BadRecordError(problems)
         return [one for both in zip(*texts, strict=True) for (one,) in both]
 
+    def pair_examples(self, split: str) -> "PairExamples":
+        """The rows of a split."""
+        return cast(PairExamples, self.examples[split])
+
     def reference(self) -> Measurement | None:
         """What the network before tuning says of both answers, [rows, 2], where it is needed."""
         if not self.needs_reference:
@@ -128,8 +176,8 @@ class PairObjective(ChatObjective):
         """The same, with what `reference` measured."""
         other = self.with_examples(
             {
-                name: dataclasses.replace(cast(PairExamples, examples), reference=found.get(name))
-                for name, examples in self.examples.items()
+                name: dataclasses.replace(self.pair_examples(name), reference=found.get(name))
+                for name in self.examples
             }
         )
         other._reference = dict(found)
@@ -184,6 +232,16 @@ class PairExamples(ExamplesAround):
     examples: SupervisedExamples
     reference: np.ndarray | None = None
     columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def answer_tokens(self) -> np.ndarray:
+        """Tokens of the answers of each row, whole, [examples, 2]."""
+        text = self.examples.text
+        return (np.diff(text.offsets) * text.shares).reshape(-1, TEXTS)
+
+    def with_columns(self, **columns: np.ndarray) -> "PairExamples":
+        """The same with further columns, [examples] each."""
+        return dataclasses.replace(self, columns={**self.columns, **columns})
 
     def batch(self, indices: np.ndarray, *, rows: int, length: int) -> Batch:
         """As of the rows, and perhaps `reference_logps` float32 [rows, 2]; columns.

@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ftjax.data.preferences import read_pairs
-from ftjax.data.supervised import SupervisedExamples
 from ftjax.evaluation.intervals import Interval, interval_of_mean
 from ftjax.fields import Field, Fields
 from ftjax.losses.forward import Forward
 from ftjax.losses.preference import LOSS_TYPES, LossType, Pairs, pair_sums, pairs_of
 from ftjax.objectives.base import LossSums, metric_field
-from ftjax.objectives.pairs import REFERENCE, TEXTS, PairExamples, PairObjective
+from ftjax.objectives.pairs import PAIR_FIELDS, PREFERRED, REFERENCE, PairExamples, PairObjective
 
 METRICS = {
     "loss": "lower",
@@ -34,6 +32,7 @@ class Preference(PairObjective):
     metrics: ClassVar = METRICS
     fields: ClassVar[Fields] = {
         **PairObjective.fields,
+        **PAIR_FIELDS,
         "objective.loss_type": Field(
             "sigmoid",
             "What is learned from a pair, by TRL's names; sigmoid is DPO.",
@@ -42,23 +41,9 @@ class Preference(PairObjective):
                 for name, kind in LOSS_TYPES.items()
             },
         ),
-        "data.prompt_field": Field(
-            "prompt",
-            "Column with what is answered, a text or messages; None: what both answers begin with.",
-            optional=str,
-        ),
-        "data.chosen_field": Field("chosen", "Column with the answer that people preferred."),
-        "data.rejected_field": Field("rejected", "Column with the other answer."),
+        **PREFERRED,
         **metric_field(metrics, "loss"),
     }
-    text_names: ClassVar = ("chosen answer", "rejected answer")
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Our names -> columns."""
-        names = ("prompt", "chosen", "rejected", "tools")
-        named = {name: self.config.data[f"{name}_field"] for name in names}
-        return {ours: theirs for ours, theirs in named.items() if theirs is not None}
 
     @property
     def _kind(self) -> LossType:
@@ -71,30 +56,7 @@ class Preference(PairObjective):
 
     def read_split(self, split: str) -> PairExamples:
         """Pairs, rendered and tokenised, one a row."""
-        records = self.load(split, self.columns)
-        pairs = read_pairs(records)
-        self.draw_asked(split, records, [pair.chosen for pair in pairs])
-        examples = self.paired(
-            split,
-            records,
-            [
-                self.marked(split, records, [pair[side] for pair in pairs], answers_only=True)
-                for side in (0, 1)
-            ],
-        )
-        self._note(split, examples.examples)
-        return examples
-
-    def _note(self, split: str, examples: SupervisedExamples) -> None:
-        counts = np.diff(examples.text.offsets)
-        learned = counts * examples.text.shares
-        chosen, rejected = learned[::TEXTS].mean(), learned[1::TEXTS].mean()
-        longer = int((counts > self.config.data.max_length).sum())
-        cut = f"; {longer:,} texts were cut" if longer else ""
-        self.notes.append(
-            f"{split}: {len(examples.lengths):,} pairs; chosen answers have {chosen:,.1f} tokens "
-            f"on average, rejected ones {rejected:,.1f}{cut}"
-        )
+        return self.read_preferred(split, self.load(split, self.columns))
 
     def loss(self, forward: Forward) -> LossSums:
         """The mean over pairs, and TRL's metrics of them."""

@@ -104,6 +104,14 @@ CASES = {
             {"completion": said("a", " ")[1:]},
         ],
     ),
+    "reward": (
+        preferred,
+        [
+            {"chosen": said("a", "word1")[1:], "rejected": said("a", "word1")[1:]},
+            {"rejected": said("a", " ")[1:]},
+            {"prompt": said("word1 " * 20)},
+        ],
+    ),
     "masked_lm": (text_and(), [{"text": 5}, {"text": None}, {"text": "\ud83d"}]),
     "token_classification": (
         tagged,
@@ -123,7 +131,7 @@ CASES = {
         ],
     ),
 }
-CHATS = ("sft", "preference", "kto")
+CHATS = ("sft", "preference", "kto", "reward")
 # Of a bad record in the validation split only: it was never seen in training.
 UNSEEN = {
     "classification": {"label": "c"},

@@ -168,3 +168,58 @@ def test_kto(config_for, tmp_path, monkeypatch):  # noqa: F811
         total, count = sums.metrics[name]
         (theirs,) = trainer._metrics["train"][name]
         assert float(total / count) == pytest.approx(theirs, abs=1e-4), name
+
+
+def test_reward(config_for, tmp_path):  # noqa: F811
+    """With margins and centering."""
+    fields = {"data.margin_field": "margin", "objective.center_rewards_coefficient": 0.05}
+    config = config_for("reward", "llama")
+    source = Path(config.data.source.format(split="train"))
+    records = [json.loads(line) for line in source.read_text().splitlines()]
+    records = [r | {"margin": n % 3 / 2} for n, r in enumerate(records)]
+    for split in ("train", "validation", "test"):
+        rows = records if split == "train" else records[: 6 if split == "test" else 7]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = override(config, fields | {"data.source": str(tmp_path / "{split}.jsonl")})
+    case = Case(config)
+    sums = case.sums(case.trainable, case.batch())
+    ours = case.parts.rebuild(case.trainable, case.parts.frozen)
+    folder = Path(config.model.reference)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=1, pad_token_id=0
+    ).train()
+    family = family_of(model.config.model_type)
+    tensors = dict(published_tensors(ours.backbone, family))
+    model.load_state_dict({n: torch.tensor(np.asarray(t)) for n, t in tensors.items()})
+    trainer = trl.RewardTrainer(
+        model=model,
+        args=trl.RewardConfig(
+            output_dir=str(tmp_path / "trl"),
+            max_length=24,
+            per_device_train_batch_size=len(records),
+            center_rewards_coefficient=0.05,
+            report_to=[],
+            gradient_checkpointing=False,
+            use_cpu=True,
+            bf16=False,
+        ),
+        train_dataset=datasets.Dataset.from_list(
+            [
+                {"margin": r["margin"]}
+                | {n: f"{r['prompt']} {r[n]}" for n in ("chosen", "rejected")}
+                for r in records
+            ]
+        ),
+        processing_class=transformers.AutoTokenizer.from_pretrained(folder),
+    )
+    (inputs,) = trainer.get_train_dataloader()
+    loss = trainer.compute_loss(model, inputs)
+    loss.backward()
+    assert float(sums.loss / sums.weight) == pytest.approx(float(loss.detach()), abs=1e-5)
+    gradients = {path: g / sums.weight for path, g in sums.gradient.items()}
+    gradients = case.parts.rebuild(gradients, case.parts.frozen)
+    assert_same_gradients(dict(published_tensors(gradients.backbone, family)), model)
+    for name in ("accuracy", "margin", "mean_reward"):
+        total, count = sums.metrics[name]
+        (theirs,) = trainer._metrics["train"][name]
+        assert float(total / count) == pytest.approx(theirs, abs=1e-5), name

@@ -135,6 +135,12 @@ def liked_texts(batch, rows):
     return following_tokens(batch, rows), torch.tensor(batch["desirable"][rows][::2] > 0)
 
 
+def of_rewards(model, inputs, labels):
+    """As InstructGPT has it (2203.02155, eq. 1); chosen and rejected texts in turn."""
+    chosen, rejected = model(**inputs).logits.reshape(-1, 2).T
+    return -torch.nn.functional.logsigmoid(chosen - rejected).mean()
+
+
 SEQUENCES = "AutoModelForSequenceClassification"
 # Objective -> (transformers' class, its labels of our batch, loss, further fields of its config).
 REFERENCES = {
@@ -157,6 +163,7 @@ REFERENCES = {
     "causal_lm": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),
     "preference": ("AutoModelForCausalLM", following_tokens, of_pairs, {}),
     "kto": ("AutoModelForCausalLM", liked_texts, of_judged, {}),
+    "reward": (SEQUENCES, following_tokens, of_rewards, {"num_labels": 1}),
     "sft": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),
     "seq2seq": ("AutoModelForSeq2SeqLM", labels_of_tokens, of_transformers, {}),
     "span_extraction": ("AutoModelForQuestionAnswering", both_ends, of_ends, {}),

@@ -39,7 +39,7 @@ WHERE_READ = {
 # Arrays of a batch by what hides an entry of them: the mask of tokens, or a weight of 0.
 OF_TOKENS = ("input_ids", "token_type_ids", "position_ids")
 PLACES = ("start_positions", "end_positions")
-LABELS = ("labels", "desirable", *PLACES)
+LABELS = ("labels", "desirable", "margins", *PLACES)
 POSITIONS = ("masked_positions", "null_positions", "context_start", "context_end")
 MASKS = ("attention_mask", "segment_ids")
 Batch = dict[str, np.ndarray]

@@ -297,6 +297,18 @@ ROWS: dict[str, Row] = {
         },
         other_families="its network and rows are preference's, which are tried on more",
     ),
+    "reward": Row(
+        judged,
+        ("llama", "gemma3_text", "gpt2"),
+        lambda objective, batch: math.log(2),
+        "",
+        left_out={
+            "packed": ONE_ROW,
+            "neighbour": ONE_ROW,
+            ("wider", "gpt2", "left"): FROM_THE_COLUMN,
+        },
+        other_families="its rows are preference's; Mistral, Qwen and Phi have this head, too",
+    ),
     "seq2seq": Row(
         answered("source", "target"),
         ("t5", "bart", "llama"),

@@ -27,16 +27,18 @@ def get_config(how: Literal["kto", "dpo"] = "kto"):
         config.data.source = "tfds://coffee_bar/rewards"
         # For a run of half an hour on two cores.
         config.data.train_limit = 800
+        config.data.batch_size = 4
         # Six turns of seven are good ones.
         config.objective.undesirable_weight = 5.0
     else:
         config.data.source = "tfds://coffee_bar/preferences"
+        config.data.batch_size = 8
+        config.optimizer.accumulation_steps = 4
     # Some contexts hold whole menus; and six turns open a conversation, and answer nothing.
     config.data.max_length = 800
     config.data.on_bad_record = "skip"
-    config.data.batch_size = 8
-    config.evaluation.batch_size = 8
-    config.evaluation.answers = 50
+    config.evaluation.batch_size = 4
+    config.evaluation.answers = 30
     config.optimizer.learning_rate = 1e-4
     config.training.epochs = 1
     config.retention.source = "tfds://vader/newspaper"

@@ -4,13 +4,12 @@ All are functions of one pair at a time, so that how a batch is divided changes 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ftjax.fields import Field, Fields
 from ftjax.losses.tokens import token_losses
 from ftjax.models.heads import TokenOutputs
 
@@ -116,22 +115,6 @@ def pairs_of(sums: jax.Array, reference: jax.Array | None = None) -> Pairs:
     return Pairs(chosen, rejected, (both[:, 0], both[:, 1]))
 
 
-class LossType(NamedTuple):
-    """One way to learn from pairs.
-
-    Attributes:
-        fields: what it reads of a config.
-        loss: (pairs, the `objective` part of the config) -> float32 [pairs].
-        rewards: pairs -> what `beta` times is called a reward, (chosen, rejected).
-        needs_reference: whether it compares with the network before tuning.
-    """
-
-    fields: Fields
-    loss: Callable[[Pairs, Any], jax.Array]
-    rewards: Callable[[Pairs], tuple[jax.Array, jax.Array]]
-    needs_reference: bool
-
-
 def sigmoid(pairs: Pairs, settings: Any) -> jax.Array:
     """DPO (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7)."""
     chosen, rejected = pairs.ratios
@@ -231,60 +214,16 @@ def _log1mexp(x: jax.Array) -> jax.Array:
     )
 
 
-def _beta(default: float, meaning: str) -> Fields:
-    return {"objective.beta": Field(default, meaning, above=0.0)}
-
-
-PULL = "The larger, the closer to the network before tuning."
-SCALE = "What log-probabilities are multiplied by."
-
-
-def _ratios(pairs: Pairs) -> tuple[jax.Array, jax.Array]:
+def ratios(pairs: Pairs) -> tuple[jax.Array, jax.Array]:
+    """How much likelier answers have become, in nats (chosen, rejected)."""
     return pairs.ratios
 
 
-def _sums(pairs: Pairs) -> tuple[jax.Array, jax.Array]:
+def sums(pairs: Pairs) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities of answers (chosen, rejected)."""
     return pairs.chosen.logps, pairs.rejected.logps
 
 
-def _means(pairs: Pairs) -> tuple[jax.Array, jax.Array]:
+def means(pairs: Pairs) -> tuple[jax.Array, jax.Array]:
+    """The same, of a token."""
     return pairs.chosen.mean_logps, pairs.rejected.mean_logps
-
-
-LOSS_TYPES: Mapping[str, LossType] = {
-    "sigmoid": LossType(_beta(0.1, PULL), sigmoid, _ratios, True),
-    "sigmoid_norm": LossType(_beta(5.0, PULL), sigmoid_norm, _ratios, True),
-    "ipo": LossType(_beta(0.1, PULL), ipo, _ratios, True),
-    "robust": LossType(
-        {
-            **_beta(0.1, PULL),
-            "objective.label_smoothing": Field(
-                0.1, "Share of preferences that are the wrong way round.", minimum=0.0, below=0.5
-            ),
-        },
-        robust,
-        _ratios,
-        True,
-    ),
-    "apo_zero": LossType(_beta(0.1, PULL), apo_zero, _ratios, True),
-    "orpo": LossType(_beta(0.1, "Weight of the odds (lambda in the paper)."), orpo, _means, False),
-    "simpo": LossType(
-        {
-            **_beta(2.0, SCALE),
-            "objective.simpo_gamma": Field(1.0, "Margin that is wanted.", minimum=0.0),
-        },
-        simpo,
-        _means,
-        False,
-    ),
-    "cpo": LossType(
-        {
-            **_beta(0.1, SCALE),
-            "objective.cpo_alpha": Field(1.0, "Weight of the chosen answer's loss.", minimum=0.0),
-        },
-        cpo,
-        _sums,
-        False,
-    ),
-}
-"""By TRL's names (`loss_type` of its DPO and CPO trainers, and its ORPO trainer)."""

@@ -1,7 +1,7 @@
 """Preferences: which of two answers people liked better (DPO and what followed it)."""
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ import numpy as np
 
 from ftjax.evaluation.intervals import Interval, interval_of_mean
 from ftjax.fields import Field, Fields
+from ftjax.losses import preference
 from ftjax.losses.forward import Forward
-from ftjax.losses.preference import LOSS_TYPES, LossType, Pairs, pair_sums, pairs_of
+from ftjax.losses.preference import Pairs, pair_sums, pairs_of
 from ftjax.objectives.base import LossSums, metric_field
 from ftjax.objectives.pairs import PAIR_FIELDS, PREFERRED, REFERENCE, PairExamples, PairObjective
 
@@ -24,6 +25,74 @@ METRICS = {
     "logps/rejected": "lower",
 }
 """By TRL's names -> which way is better."""
+
+
+class LossType(NamedTuple):
+    """One way to learn from pairs.
+
+    Attributes:
+        fields: what it reads of a config.
+        loss: (pairs, the `objective` part of the config) -> float32 [pairs].
+        rewards: pairs -> what `beta` times is called a reward, (chosen, rejected).
+        needs_reference: whether it compares with the network before tuning.
+    """
+
+    fields: Fields
+    loss: Callable[[Pairs, Any], jax.Array]
+    rewards: Callable[[Pairs], tuple[jax.Array, jax.Array]]
+    needs_reference: bool
+
+
+def _beta(default: float, meaning: str) -> Fields:
+    return {"objective.beta": Field(default, meaning, above=0.0)}
+
+
+PULL = "The larger, the closer to the network before tuning."
+SCALE = "What log-probabilities are multiplied by."
+
+
+LOSS_TYPES: Mapping[str, LossType] = {
+    "sigmoid": LossType(_beta(0.1, PULL), preference.sigmoid, preference.ratios, True),
+    "sigmoid_norm": LossType(_beta(5.0, PULL), preference.sigmoid_norm, preference.ratios, True),
+    "ipo": LossType(_beta(0.1, PULL), preference.ipo, preference.ratios, True),
+    "robust": LossType(
+        {
+            **_beta(0.1, PULL),
+            "objective.label_smoothing": Field(
+                0.1, "Share of preferences that are the wrong way round.", minimum=0.0, below=0.5
+            ),
+        },
+        preference.robust,
+        preference.ratios,
+        True,
+    ),
+    "apo_zero": LossType(_beta(0.1, PULL), preference.apo_zero, preference.ratios, True),
+    "orpo": LossType(
+        _beta(0.1, "Weight of the odds (lambda in the paper)."),
+        preference.orpo,
+        preference.means,
+        False,
+    ),
+    "simpo": LossType(
+        {
+            **_beta(2.0, SCALE),
+            "objective.simpo_gamma": Field(1.0, "Margin that is wanted.", minimum=0.0),
+        },
+        preference.simpo,
+        preference.means,
+        False,
+    ),
+    "cpo": LossType(
+        {
+            **_beta(0.1, SCALE),
+            "objective.cpo_alpha": Field(1.0, "Weight of the chosen answer's loss.", minimum=0.0),
+        },
+        preference.cpo,
+        preference.sums,
+        False,
+    ),
+}
+"""By TRL's names (`loss_type` of its DPO and CPO trainers, and its ORPO trainer)."""
 
 
 class Preference(PairObjective):

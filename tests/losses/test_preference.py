@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from ftjax.losses.preference import COLUMNS, LOSS_TYPES, pairs_of
+from ftjax.losses.preference import COLUMNS, pairs_of
+from ftjax.objectives.preference import LOSS_TYPES
 
 BETA, SHARE, GAMMA, ALPHA = 0.3, 0.2, 0.7, 0.6
 SETTINGS = ConfigDict(

@@ -53,7 +53,7 @@ setup(
             *("ruff", "tensorboardX"),
         ],
         # The only torch release with a CPU build on every index this project was tried with.
-        "parity": ["torch==2.13.0", "accelerate", "peft", "trl"],
+        "parity": ["torch==2.13.0", "accelerate", "peft", "sentence-transformers", "trl"],
         "plot": ["matplotlib"],
         "tensorboard": ["tensorboardX"],
         "parquet": ["pyarrow"],

@@ -35,7 +35,7 @@ class MaskedLanguageModel(nnx.Module):
         output = self.backbone.backbone(
             batch["input_ids"],
             segment_ids=batch["segment_ids"],
-            position_ids=self._positions(batch["position_ids"]),
+            position_ids=positions_of(self.backbone.backbone, batch["position_ids"]),
             key=key,
         )
         return jnp.take_along_axis(
@@ -55,9 +55,14 @@ class MaskedLanguageModel(nnx.Module):
             return None
         return getattr(config, "longest_row", None)
 
-    def _positions(self, position_ids: jax.Array) -> jax.Array:
-        """From 0 in each text to what the family counts (RoBERTa begins behind its padding)."""
-        encoder = self.backbone.backbone
-        if not hasattr(encoder, "positions"):
-            return position_ids
-        return encoder.positions(None, position_ids.shape[1])[0][position_ids]
+
+def positions_of(encoder: Network, position_ids: jax.Array) -> jax.Array:
+    """From 0 in each text to what the family counts (RoBERTa begins behind its padding).
+
+    Args:
+        encoder: a text encoder.
+        position_ids: int [batch, length], from 0.
+    """
+    if not hasattr(encoder, "positions"):
+        return position_ids
+    return encoder.positions(None, position_ids.shape[1])[0][position_ids]

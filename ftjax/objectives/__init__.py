@@ -3,6 +3,7 @@
 from ftjax.objectives.base import Objective
 from ftjax.objectives.causal_lm import CausalLanguageModeling
 from ftjax.objectives.classification import Classification
+from ftjax.objectives.embedding import Embedding
 from ftjax.objectives.kto import Kto
 from ftjax.objectives.masked_lm import MaskedLanguageModeling
 from ftjax.objectives.multi_label import MultiLabel
@@ -29,4 +30,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "seq2seq": SequenceToSequence,
     "token_classification": TokenClassification,
     "span_extraction": SpanExtraction,
+    "embedding": Embedding,
 }

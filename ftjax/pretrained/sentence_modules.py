@@ -8,6 +8,7 @@ read; names of classes stand in config.json, where transformers has them.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +74,8 @@ def write_modules(folder: Path, network: TextClassifier, longest_row: int) -> No
     kernel = np.asarray(network.classifier.kernel[...], np.float32)
     hidden, classes = kernel.shape
     paths = ("", "1_Pooling", "2_Dense")
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
-        for i, (path, name) in enumerate(zip(paths, NAMES, strict=True))
-    ]
-    write_json_atomically(folder / MODULES, modules)
-    write_json_atomically(
-        folder / "sentence_bert_config.json",
-        {"max_seq_length": longest_row, "do_lower_case": False},
-    )
-    (folder / "1_Pooling").mkdir()
-    modes = {older: pooling == network.pooling for pooling, (older, _) in POOLING.items()}
-    pooling = {"word_embedding_dimension": hidden, **modes}
-    write_json_atomically(folder / "1_Pooling" / "config.json", pooling)
+    _write_list(folder, dict(zip(paths, NAMES, strict=True)), longest_row)
+    _write_pooling(folder, hidden, network.pooling)
     (folder / "2_Dense").mkdir()
     dense = {"in_features": hidden, "out_features": classes, "bias": True}
     dense |= {"activation_function": IDENTITY}
@@ -93,6 +83,44 @@ def write_modules(folder: Path, network: TextClassifier, longest_row: int) -> No
     bias = np.asarray(network.classifier.bias[...], np.float32)
     tensors = {"linear.weight": np.ascontiguousarray(kernel.T), "linear.bias": bias}
     save_file(tensors, folder / "2_Dense" / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_embedding_modules(folder: Path, hidden: int, pooling: str, longest_row: int) -> None:
+    """Writes what makes a network's folder one that gives unit vectors of texts.
+
+    Args:
+        folder: with the network.
+        hidden: numbers of a vector.
+        pooling: "mean", "first" or "last".
+        longest_row: tokens that a text is cut to.
+    """
+    parts = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    _write_list(folder, parts, longest_row)
+    (folder / "2_Normalize").mkdir()
+    _write_pooling(folder, hidden, pooling)
+    write_json_atomically(
+        folder / "config_sentence_transformers.json",
+        {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
+    )
+
+
+def _write_list(folder: Path, parts: Mapping[str, str], longest_row: int) -> None:
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for i, (path, name) in enumerate(parts.items())
+    ]
+    write_json_atomically(folder / MODULES, modules)
+    write_json_atomically(
+        folder / "sentence_bert_config.json",
+        {"max_seq_length": longest_row, "do_lower_case": False},
+    )
+
+
+def _write_pooling(folder: Path, hidden: int, pooling: str) -> None:
+    (folder / "1_Pooling").mkdir()
+    modes = {older: mode == pooling for mode, (older, _) in POOLING.items()}
+    content = {"word_embedding_dimension": hidden, **modes}
+    write_json_atomically(folder / "1_Pooling" / "config.json", content)
 
 
 def read_head(folder: str | Path) -> LinearHead | None:

@@ -121,6 +121,10 @@ CASES = {
         paired,
         [{"source": " "}, {"target": ""}, {"target": 5}, {"source": ["a"]}, {"target": None}],
     ),
+    "embedding": (
+        lambda index: {"anchor": WORDS[index % 50], "positive": f"{WORDS[index % 7]} word9"},
+        [{"anchor": " "}, {"positive": None}, {"anchor": 5}],
+    ),
     "span_extraction": (
         asked,
         [

@@ -141,6 +141,25 @@ def of_rewards(model, inputs, labels):
     return -torch.nn.functional.logsigmoid(chosen - rejected).mean()
 
 
+def of_neighbours(model, inputs, labels):
+    """Each anchor's positive among all (1705.00652, section 4.4); anchors and they in turn."""
+    hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+    vectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    scores = 20 * vectors[::2] @ vectors[1::2].T
+    return torch.nn.functional.cross_entropy(scores.masked_fill(labels, -torch.inf), own(scores))
+
+
+def own(scores):
+    return torch.arange(len(scores))
+
+
+def equal_texts(batch, rows):
+    """Positives that are the text of an anchor or of another positive."""
+    ids = torch.tensor(batch["text_ids"][rows][::2])
+    found = (ids[:, 1] == ids[:, 1:]) | (ids[:, 1] == ids[:, :1])
+    return found & ~torch.eye(len(ids), dtype=bool)
+
+
 SEQUENCES = "AutoModelForSequenceClassification"
 # Objective -> (transformers' class, its labels of our batch, loss, further fields of its config).
 REFERENCES = {
@@ -164,6 +183,7 @@ REFERENCES = {
     "preference": ("AutoModelForCausalLM", following_tokens, of_pairs, {}),
     "kto": ("AutoModelForCausalLM", liked_texts, of_judged, {}),
     "reward": (SEQUENCES, following_tokens, of_rewards, {"num_labels": 1}),
+    "embedding": ("AutoModel", equal_texts, of_neighbours, {}),
     "sft": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),
     "seq2seq": ("AutoModelForSeq2SeqLM", labels_of_tokens, of_transformers, {}),
     "span_extraction": ("AutoModelForQuestionAnswering", both_ends, of_ends, {}),
@@ -171,6 +191,8 @@ REFERENCES = {
 
 
 TIED = ("decoder.weight", "decoder.bias", "lm_head.weight", "embed_tokens.weight")
+# Of what is compared, nothing goes through it.
+UNUSED = ("pooler.dense.weight", "pooler.dense.bias")
 
 
 def torch_model(track, name, fields):
@@ -189,7 +211,7 @@ def torch_model(track, name, fields):
     missing, unknown = model.load_state_dict(state, strict=False)
     model.tie_weights()
     assert not unknown
-    assert all(path.endswith(TIED) for path in missing), missing
+    assert all(path.endswith((*TIED, *UNUSED)) for path in missing), missing
     return model
 
 

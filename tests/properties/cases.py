@@ -39,7 +39,7 @@ WHERE_READ = {
 # Arrays of a batch by what hides an entry of them: the mask of tokens, or a weight of 0.
 OF_TOKENS = ("input_ids", "token_type_ids", "position_ids")
 PLACES = ("start_positions", "end_positions")
-LABELS = ("labels", "desirable", "margins", *PLACES)
+LABELS = ("labels", "desirable", "margins", "text_ids", *PLACES)
 POSITIONS = ("masked_positions", "null_positions", "context_start", "context_end")
 MASKS = ("attention_mask", "segment_ids")
 Batch = dict[str, np.ndarray]
@@ -251,6 +251,8 @@ def apart(batch: Batch, rows: int) -> Batch:
                 (own,) = np.nonzero(np.isin(masked[row], here) & (batch["weights"][row] > 0))
                 shift = here[0] if name == "masked_positions" else 0
                 found[name][new, : len(own)] = array[row, own] - shift
+            elif masked is None:
+                found[name][new] = array[row]
         found["segment_ids"][new, : len(here)] = 1
     return found
 

@@ -139,6 +139,12 @@ def judged_alone(generator: random.Random, words: int) -> dict[str, Any]:
     return found | {"label": words % 2 == 0}
 
 
+def near(generator: random.Random, words: int) -> dict[str, str]:
+    """Two texts of up to three words, which fit one row."""
+    counts = {"anchor": 1 + words % 3, "positive": 1 + words // 3}
+    return {name: some_text(generator, count) for name, count in counts.items()}
+
+
 def of_the_places(objective, batch) -> float:
     """Both ends of an answer may be any token of a row."""
     rows = batch["weights"] > 0
@@ -147,6 +153,13 @@ def of_the_places(objective, batch) -> float:
 
 def of_the_vocabulary(objective, batch) -> float:
     return math.log(VOCABULARY)
+
+
+def of_the_candidates(objective, batch) -> float:
+    """Any text of the batch that is neither the anchor nor the positive once more."""
+    anchors, positives = batch["text_ids"].T
+    other = (positives != positives[:, None]) & (positives != anchors[:, None])
+    return float(np.log(1 + other.sum(1)).mean())
 
 
 def of_the_level(objective, batch) -> float:
@@ -270,7 +283,7 @@ ROWS: dict[str, Row] = {
     ),
     "preference": Row(
         judged,
-        ("llama", "gemma3_text", "gpt2"),
+        ("llama", "gpt2"),
         lambda objective, batch: math.log(2),
         "",
         {"objective.precompute_ref_log_probs": False},
@@ -299,7 +312,7 @@ ROWS: dict[str, Row] = {
     ),
     "reward": Row(
         judged,
-        ("llama", "gemma3_text", "gpt2"),
+        ("llama", "gpt2"),
         lambda objective, batch: math.log(2),
         "",
         left_out={
@@ -323,6 +336,25 @@ ROWS: dict[str, Row] = {
             ("garbage", "llama", "left"): BEHIND_A_SOURCE,
         },
         other_families="mBART, Marian and mT5 mask as these; of decoders causal_lm has tried more",
+    ),
+    "embedding": Row(
+        near,
+        ("bert", "roberta", "llama", "t5"),
+        of_the_candidates,
+        "",
+        left_out={
+            "packed": ONE_ROW,
+            "neighbour": ONE_ROW,
+            "divided": (
+                "the texts of a batch are each other's negatives, so that its parts are another "
+                "batch, and dividing is refused"
+            ),
+            ("wider", "roberta", "left"): FROM_THE_COLUMN,
+        },
+        other_families=(
+            "they pool as these do, and masked_lm tries their rows of several texts; DeBERTa's "
+            "convolution would mix them"
+        ),
     ),
     "span_extraction": Row(
         asked,

@@ -1,0 +1,104 @@
+"""Embeddings of texts, learned from which belong together."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def unit(embeddings: jax.Array) -> jax.Array:
+    """Of length 1 over the last axis, float32; zeros stay zeros, with a gradient of zeros."""
+    values = embeddings.astype(jnp.float32)
+    squares = jnp.sum(values**2, axis=-1, keepdims=True)
+    # The derivative of the root is infinite at 0, whatever it is multiplied by.
+    return jnp.where(squares > 0, values * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+
+
+def multiple_negatives(
+    embeddings: jax.Array,
+    text_ids: jax.Array,
+    real: jax.Array,
+    *,
+    scale: float,
+    labels: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Each anchor finds its positive among all candidates of the batch.
+
+    (Henderson et al. 2017, https://arxiv.org/abs/1705.00652, section 4.4; as
+    MultipleNegativesRankingLoss of sentence-transformers, with cosines.) A candidate that is the
+    same text as the anchor or its positive, or of a row with the same label, is none.
+
+    Args:
+        embeddings: [rows, texts, hidden]: anchor, positive, perhaps negatives.
+        text_ids: int [rows, texts], equal for equal texts.
+        real: bool [rows], which rows count.
+        scale: what cosines are multiplied by.
+        labels: int [rows]; rows of one label are no negatives of each other.
+
+    Returns:
+        Loss in nats and whether the positive is nearest, float32 [rows].
+    """
+    vectors = unit(embeddings)
+    rows, texts, hidden = vectors.shape
+    candidates = vectors[:, 1:].reshape(rows * (texts - 1), hidden)
+    scores = scale * jnp.matmul(vectors[:, 0], candidates.T, precision=jax.lax.Precision.HIGHEST)
+    ids = text_ids[:, 1:].reshape(-1)
+    row = jnp.repeat(jnp.arange(rows), texts - 1)
+    own = jnp.arange(rows) * (texts - 1)
+    is_own = jnp.arange(len(ids)) == own[:, None]
+    same = (ids == text_ids[:, 1:2]) | (ids == text_ids[:, 0:1])
+    if labels is not None:
+        same |= (labels[row] == labels[:, None]) & (row != jnp.arange(rows)[:, None])
+    counts = is_own | (~same & real[row])
+    scores = jnp.where(counts, scores, -jnp.inf)
+    positive = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
+    losses = jax.nn.logsumexp(scores, axis=1) - positive
+    return losses, (jnp.max(scores, axis=1) == positive).astype(jnp.float32)
+
+
+def triplet(embeddings: jax.Array, *, margin: float) -> tuple[jax.Array, jax.Array]:
+    """The anchor is nearer to its positive than to its negatives (Schroff et al. 2015, 1503.03832).
+
+    As TripletLoss of sentence-transformers, with Euclidean distances.
+
+    Args:
+        embeddings: [rows, texts, hidden]: anchor, positive, negatives.
+        margin: by how much.
+
+    Returns:
+        The mean loss over negatives, and whether the positive is nearest, float32 [rows].
+    """
+    values = embeddings.astype(jnp.float32)
+    apart = jnp.sum((values[:, 1:] - values[:, :1]) ** 2, axis=-1)
+    distances = jnp.where(apart > 0, jnp.sqrt(jnp.where(apart > 0, apart, 1.0)), 0.0)
+    positive, negatives = distances[:, :1], distances[:, 1:]
+    losses = jnp.mean(jax.nn.relu(positive - negatives + margin), axis=-1)
+    return losses, jnp.all(positive < negatives, axis=-1).astype(jnp.float32)
+
+
+def cosent(embeddings: jax.Array, scores: jax.Array, real: jax.Array, *, scale: float) -> jax.Array:
+    """Pairs in the order of their scores (Su 2022, https://kexue.fm/archives/8847, eq. 6).
+
+    As CoSENTLoss of sentence-transformers.
+
+    Args:
+        embeddings: [rows, 2, hidden].
+        scores: float32 [rows], how alike the texts of a row are.
+        real: bool [rows], which rows count.
+        scale: what cosines are multiplied by.
+
+    Returns:
+        The loss of the batch, a scalar.
+    """
+    vectors = unit(embeddings)
+    cosines = scale * jnp.sum(vectors[:, 0] * vectors[:, 1], axis=-1)
+    # Each pair that should be less alike, beside each that should be more.
+    wrong = cosines[:, None] - cosines[None, :]
+    counts = (scores[:, None] < scores[None, :]) & real[:, None] & real[None, :]
+    terms = jnp.where(counts, wrong, -jnp.inf).reshape(-1)
+    return jax.nn.logsumexp(jnp.append(terms, 0.0))
+
+
+def shortened(embeddings: jax.Array, dims: Sequence[int]) -> list[jax.Array]:
+    """The first so many numbers of each (Kusupati et al. 2022, Matryoshka, 2205.13147)."""
+    return [embeddings[..., :width] for width in dims] or [embeddings]

@@ -153,6 +153,24 @@ def test_coffee_bar_keeps_conversations_of_the_same_words_together(publish):
     assert row["messages"][1]["content"] == "Here."
 
 
+def test_coffee_bar_preferences():
+    """Each good turn beside each bad one for the same context, and none twice."""
+    said = {name: [{"role": "assistant", "content": name}] for name in "abcd"}
+    judged = [
+        {"prompt": [{"role": "user", "content": prompt}], "completion": said[turn], "label": good}
+        for prompt, turn, good in [
+            *(("x", "a", True), ("x", "b", False), ("x", "c", True), ("x", "a", True)),
+            *(("y", "a", True), ("z", "d", False)),
+        ]
+    ]
+    found = coffee_bar.preferred(judged)
+    assert [(row["chosen"], row["rejected"]) for row in found] == [
+        (said["a"], said["b"]),
+        (said["c"], said["b"]),
+    ]
+    assert {row["prompt"][0]["content"] for row in found} == {"x"}
+
+
 def test_coffee_bar_rewards(publish):
     call = {"role": "agent", "api": {"get": {"query": "tea"}}}
     answer = {"role": "api", "response": {"get": {"items": []}}}
@@ -296,6 +314,7 @@ COUNTS = {
     "mts_dialog": (1201, 100, 200, 200),
     "coffee_bar": 3710,
     "coffee_bar/rewards": 3228,
+    "coffee_bar/preferences": 617,
     "banking77": 13083,
     "bc5cdr": (4560, 4581, 4797),
     "ncbi_disease": (5424, 923, 940),

@@ -444,7 +444,8 @@ class Objective(abc.ABC):
 def metric_field(metrics: Mapping[str, str], default: str) -> Fields:
     """The field that says which metric chooses the checkpoint."""
     lower = ", ".join(name for name, better in metrics.items() if better == "lower")
-    meaning = f"Validation metric that chooses the checkpoint ({lower}: lower is better)."
+    which = f"{lower}: lower is better" if lower else "higher is better"
+    meaning = f"Validation metric that chooses the checkpoint ({which})."
     return {"evaluation.metric": Field(default, meaning, choices=tuple(metrics))}
 
 

@@ -38,7 +38,8 @@ LOSSES: dict[str, Fields] = {
         **SCALE,
         "data.label_field": Field(
             None,
-            "Column whose equal values make texts of a batch no negatives of each other.",
+            "Column whose equal values make texts no negatives of each other in a batch, and right "
+            "answers to each other in a search.",
             optional=str,
         ),
     },
@@ -133,9 +134,7 @@ class Embedding(Objective):
         data = self.config.data
         fields = [data.anchor_field, data.positive_field, *data.get("negative_fields", ())]
         columns = dict(zip(self._names, fields, strict=True))
-        more = {"score": data.get("score_field")}
-        if split == "train":
-            more["label"] = data.get("label_field")
+        more = {"score": data.get("score_field"), "label": data.get("label_field")}
         columns |= {name: column for name, column in more.items() if column is not None}
         records = self.load(split, columns)
         found: dict[str, np.ndarray] = {}
@@ -254,6 +253,11 @@ class Embedding(Objective):
         relevant = np.zeros((len(anchors), len(corpus)), bool)
         rows = np.searchsorted(anchors, ids[:, 0]), np.searchsorted(corpus, ids[:, 1])
         relevant[rows] = True
+        if (labels := self._groups[split].columns.get("labels")) is not None:
+            # Wrong texts have the label of no row.
+            asked, told = (np.full(len(part), -1 - n) for n, part in enumerate((anchors, corpus)))
+            asked[rows[0]], told[rows[1]] = labels, labels
+            relevant |= asked[:, None] == told
         queries, texts = ([of_id[i] for i in part] for part in (anchors, corpus))
         return retrieval_scores(vectors[queries], vectors[texts], relevant)
 

@@ -1,5 +1,8 @@
 """Embeddings learned by a tiny network, from file to result."""
 
+import types
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,7 @@ from tiny import quiet, write_splits
 
 from ftjax.config import base_config, override, validate
 from ftjax.losses import contrastive
+from ftjax.objectives.embedding import Embedding
 from ftjax.runs.report import print_result
 from ftjax.training.build import build
 from ftjax.training.run import run
@@ -79,6 +83,23 @@ def test_a_run_learns_what_belongs_together(config_of, tmp_path, tiny_texts):
 def test_other_ways(config_of, tmp_path, fields):
     metrics = run(config_of(**fields), tmp_path / "run").metrics
     assert metrics["test/cosine_mrr@10"] > metrics["test/pretrained/cosine_mrr@10"]
+
+
+def test_a_search_knows_labels(config_of):
+    """Texts of one label answer each other; those that are only wrong answer nobody."""
+    config = config_of(data__label_field="label", data__negative_fields=("other",))
+    objective = Embedding(config, Path(config.model.reference))
+    ids = np.array([[0, 1, 4], [2, 3, 1], [5, 6, 3], [0, 7, 8]])
+    labels = np.array([0, 1, 0, 0])
+    groups = types.SimpleNamespace(text_ids=ids, columns={"labels": labels})
+    objective._groups["test"] = groups
+    # Each anchor beside all candidates 1, 3, 4, 6, 7, 8: all equally near, so in their order.
+    found = objective._search("test", np.ones((12, 4)))
+    # Of 0, 2 and 5: those of label 0 are 1, 6 and 7, at the ranks 1, 4 and 5; 3 is at rank 2.
+    assert found["cosine_accuracy@1"].tolist() == [1.0, 0.0, 1.0]
+    assert found["cosine_mrr@10"].tolist() == [1.0, 0.5, 1.0]
+    expected = (1 + 2 / 4 + 3 / 5) / 3
+    np.testing.assert_allclose(found["cosine_map@100"], [expected, 0.5, expected])
 
 
 def test_scores(config_of, tmp_path):

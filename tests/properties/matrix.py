@@ -283,15 +283,11 @@ ROWS: dict[str, Row] = {
     ),
     "preference": Row(
         judged,
-        ("llama", "gpt2"),
+        ("llama",),
         lambda objective, batch: math.log(2),
         "",
         {"objective.precompute_ref_log_probs": False},
-        left_out={
-            "packed": ONE_ROW,
-            "neighbour": ONE_ROW,
-            ("wider", "gpt2", "left"): FROM_THE_COLUMN,
-        },
+        left_out={"packed": ONE_ROW, "neighbour": ONE_ROW},
         other_families="its network is causal_lm's; here the two texts of a row are one pair",
     ),
     "kto": Row(
@@ -308,19 +304,15 @@ ROWS: dict[str, Row] = {
                 "another batch, and dividing is refused"
             ),
         },
-        other_families="its network and rows are preference's, which are tried on more",
+        other_families="its network and rows are preference's",
     ),
     "reward": Row(
         judged,
-        ("llama", "gpt2"),
+        ("llama",),
         lambda objective, batch: math.log(2),
         "",
-        left_out={
-            "packed": ONE_ROW,
-            "neighbour": ONE_ROW,
-            ("wider", "gpt2", "left"): FROM_THE_COLUMN,
-        },
-        other_families="its rows are preference's; Mistral, Qwen and Phi have this head, too",
+        left_out={"packed": ONE_ROW, "neighbour": ONE_ROW},
+        other_families="its rows are preference's, and its head's families are classification's",
     ),
     "seq2seq": Row(
         answered("source", "target"),
@@ -339,7 +331,7 @@ ROWS: dict[str, Row] = {
     ),
     "embedding": Row(
         near,
-        ("bert", "roberta", "llama", "t5"),
+        ("bert", "llama"),
         of_the_candidates,
         "",
         left_out={
@@ -349,11 +341,10 @@ ROWS: dict[str, Row] = {
                 "the texts of a batch are each other's negatives, so that its parts are another "
                 "batch, and dividing is refused"
             ),
-            ("wider", "roberta", "left"): FROM_THE_COLUMN,
         },
         other_families=(
-            "they pool as these do, and masked_lm tries their rows of several texts; DeBERTa's "
-            "convolution would mix them"
+            "they pool as these do, and masked_lm and seq2seq try their rows and masks; DeBERTa's "
+            "convolution would mix the texts of a row"
         ),
     ),
     "span_extraction": Row(

@@ -76,7 +76,6 @@ def test_a_run_learns_what_belongs_together(config_of, tmp_path, tiny_texts):
     [
         {"data__negative_fields": ("other",)},
         {"data__negative_fields": ("other",), "objective__loss": "triplet"},
-        {"data__label_field": "positive"},
         {"objective__matryoshka_dims": (4, 16), "model__pooling": "first"},
     ],
 )

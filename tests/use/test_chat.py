@@ -224,6 +224,7 @@ def test_script_talks_to_its_end_and_tells_what_it_passes_over(talkative):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("> ") == 3
     assert done.stderr == (
+        "config.json has no field to be accepted of the name unheard_of.\n"
         "generation_config.json also asks for num_beams=4; that is not done, tokens are chosen one "
         "by one.\n"
     )

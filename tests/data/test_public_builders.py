@@ -153,6 +153,18 @@ def test_coffee_bar_keeps_conversations_of_the_same_words_together(publish):
     assert row["messages"][1]["content"] == "Here."
 
 
+def test_banking77_pairs():
+    """Two questions of an intent each; of an odd number one is left over."""
+    rows = [
+        {"text": text, "label": label} for text, label in zip("abcdexx", "1112222", strict=True)
+    ]
+    found = banking77.pairs_of(rows)
+    assert sorted(row["label"] for row in found) == ["1", "2"]
+    for row in found:
+        assert row["anchor"] != row["positive"]
+        assert {row["anchor"], row["positive"]} <= set("abc" if row["label"] == "1" else "dex")
+
+
 def test_coffee_bar_preferences():
     """Each good turn beside each bad one for the same context, and none twice."""
     said = {name: [{"role": "assistant", "content": name}] for name in "abcd"}
@@ -316,6 +328,7 @@ COUNTS = {
     "coffee_bar/rewards": 3228,
     "coffee_bar/preferences": 617,
     "banking77": 13083,
+    "banking77/pairs": 6496,
     "bc5cdr": (4560, 4581, 4797),
     "ncbi_disease": (5424, 923, 940),
     "vader/tweets": 4200,

@@ -25,10 +25,15 @@ class Banking77(RowsBuilder):
     """Banking77: 10,003 questions to learn from and 3,080 to test on, with `label`.
 
     The test split is the published one. The published training split has no validation part: a
-    tenth of each intent's questions is taken for it, by the hash of the question.
+    tenth of each intent's questions is taken for it, by the hash of the question. `pairs`: two
+    questions of one intent each, as `anchor` and `positive` with `label`, no question twice.
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name="questions"),
+        tfds.core.BuilderConfig(name="pairs"),
+    ]
     HOMEPAGE = "https://github.com/PolyAI-LDN/task-specific-datasets"
     LICENSE = "CC-BY-4.0"
     CITATION = """\
@@ -43,7 +48,8 @@ class Banking77(RowsBuilder):
 
     def features(self) -> Mapping:
         """Texts without the white space around them."""
-        return {"text": tfds.features.Text(), "label": tfds.features.Text()}
+        texts = ("anchor", "positive") if self.config_name == "pairs" else ("text",)
+        return dict.fromkeys((*texts, "label"), tfds.features.Text())
 
     def splits(self) -> Mapping:
         """The published files, the first one divided."""
@@ -52,7 +58,26 @@ class Banking77(RowsBuilder):
             for name, sha256 in FILES.items()
         }
         train, validation = take_validation(rows["train.csv"])
-        return {"train": train, "validation": validation, "test": rows["test.csv"]}
+        splits = {"train": train, "validation": validation, "test": rows["test.csv"]}
+        if self.config_name == "pairs":
+            return {split: pairs_of(found) for split, found in splits.items()}
+        return splits
+
+
+def pairs_of(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Different questions of an intent, two by two in the order of their hashes."""
+    questions = collections.defaultdict(set)
+    for row in rows:
+        questions[row["label"]].add(row["text"])
+    ordered = {
+        label: sorted(asked, key=lambda question: (place_of(question), question))
+        for label, asked in questions.items()
+    }
+    return [
+        {"anchor": anchor, "positive": positive, "label": label}
+        for label, asked in ordered.items()
+        for anchor, positive in zip(asked[::2], asked[1::2], strict=False)
+    ]
 
 
 def read_rows(content: bytes) -> list[dict[str, str]]:

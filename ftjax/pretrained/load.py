@@ -269,7 +269,8 @@ def _stored_name(
     older = name.replace("LayerNorm.weight", "LayerNorm.gamma")
     older = older.replace("LayerNorm.bias", "LayerNorm.beta")
     others = [other for other in (original, *copies) if other not in wanted]
-    names = [*others, name, older] if _is_vector(checkpoint, name) else [name, *others, older]
+    copies_first = name == original and _is_vector(checkpoint, name)
+    names = [*others, name, older] if copies_first else [name, *others, older]
     return next((other for other in names if other in checkpoint.files), name)
 
 

@@ -1,7 +1,7 @@
 """Does a small encoder find a bank's answered questions better when it has seen the bank's own?
 
-python scripts/train.py --config=experiments/embedding_search.py
-python scripts/export.py --run=runs/embedding_search/base/seed-0 --folder=export/bank_search
+    python scripts/train.py --config=experiments/embedding_search.py
+    python scripts/export.py --run=runs/embedding_search/base/seed-0 --folder=export/bank_search
 
 Banking77's test questions, two by two: 1,539 are asked, and those of the same intent among as many
 others are to be found. What it printed (seed 0; AMD EPYC, 2 cores, jax 0.10.2, 2026-11-26; 147
@@ -12,8 +12,8 @@ seconds):
     before       0.710 [0.696, 0.723]         0.860       0.333     0.539
     after        0.778 [0.766, 0.791]         0.887       0.372     0.643
 
-Seeds 1 and 2 end at an nDCG@10 of 0.778 too (`--config.seed=1`). What newspapers' sentences say is
-told from the vectors as well as before (a linear probe: 0.553, and 0.553 after). The export opens as
+Seeds 1 and 2 end at an nDCG@10 of 0.778 too (`--config.seed=1`). A linear probe tells what
+sentences of newspapers feel as well as before (accuracy 0.553, and 0.553 after). The export opens as
 sentence-transformers' `SentenceTransformer`.
 """
 

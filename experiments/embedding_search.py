@@ -13,8 +13,8 @@ seconds):
     after        0.778 [0.766, 0.791]         0.887       0.372     0.643
 
 Seeds 1 and 2 end at an nDCG@10 of 0.778 too (`--config.seed=1`). A linear probe tells what
-sentences of newspapers feel as well as before (accuracy 0.553, and 0.553 after). The export opens as
-sentence-transformers' `SentenceTransformer`.
+sentences of newspapers feel as well as before (accuracy 0.553, and 0.553 after). What is exported
+opens as sentence-transformers' `SentenceTransformer`.
 """
 
 from ftjax.config import base_config

@@ -3,7 +3,7 @@
 import html.parser
 
 import pytest
-from absl import flags
+from absl.testing import flagsaver
 
 from ftjax.commands import predict
 from ftjax.use.page import marked_page
@@ -51,7 +51,6 @@ def test_nothing_to_colour():
 
 @pytest.mark.parametrize("flag", ["html", "conll"])
 def test_what_is_written_of_a_file_needs_one(flag):
-    with pytest.raises(SystemExit) as ended:
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
         predict.start(["predict", "--run=nowhere", "--text=a", f"--{flag}=x"])
-    flags.FLAGS[flag].unparse()
     assert str(ended.value) == f"error: --{flag} needs --file."

@@ -10,6 +10,10 @@ from ftjax.interrupt import end_on_signals
 COMMANDS = {
     "train": ("Runs an experiment.", "What was done is saved; the same command continues."),
     "predict": ("Predicts with a finished run.", "What was printed is all that was done."),
+    "recommend": (
+        "Recommends with a finished run.",
+        "What was printed is all that was done.",
+    ),
     "chat": ("Talks with a network or a finished run.", "No answer had begun."),
     "export": ("Writes a finished run for other programs.", "Nothing was written."),
     "import_weights": ("Makes a checkpoint folder.", "Nothing was written."),

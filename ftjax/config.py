@@ -395,8 +395,9 @@ def _bad_combination(values: Mapping[str, Any]) -> str | None:
             f"config.optimizer.accumulation_steps = {accumulation} does not divide "
             f"config.data.batch_size = {batch_size}; micro-batches are equal parts of a batch."
         )
-    splits = [values[f"data.{name}_split"] for name in ("train", "validation", "test")]
-    if len(set(splits)) < 3:
+    names = [f"data.{name}_split" for name in ("train", "validation", "test")]
+    splits = [values[name] for name in names if name in values]
+    if len(set(splits)) < len(splits):
         return (
             f"config.data: train, validation and test splits are {splits}; they must be three "
             "different ones, or the scores mean nothing."

@@ -19,11 +19,13 @@ class Measurement:
         examples: by name, such as the splits.
         outputs: (network, batch) -> array [rows, ...]; runs inside jit.
         score: outputs by name, [examples, ...] in the order of the examples -> what is wanted.
+        always: names of what every score needs, such as a catalogue that is ranked.
     """
 
     examples: Mapping[str, Examples]
     outputs: Callable[[Network, Mapping[str, jax.Array]], jax.Array]
     score: Callable[[dict[str, np.ndarray]], Any]
+    always: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

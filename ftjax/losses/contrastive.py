@@ -99,6 +99,63 @@ def cosent(embeddings: jax.Array, scores: jax.Array, real: jax.Array, *, scale: 
     return jax.nn.logsumexp(jnp.append(terms, 0.0))
 
 
+def sampled_softmax(
+    users: jax.Array,
+    items: jax.Array,
+    item_ids: jax.Array,
+    known_ids: jax.Array,
+    real: jax.Array,
+    log_shares: jax.Array,
+    *,
+    scale: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Each user finds what they liked next among what others of the batch liked next.
+
+    (Yi et al. 2019, Sampling-Bias-Corrected Neural Modeling, eq. 3 to 5.) Popular items are sampled
+    more often: the logarithm of an item's share is taken from its score (logQ), so that scores come
+    to stand for the softmax over the whole catalogue. What a user is known to like, and what they
+    liked next as well, is no negative (accidental hits).
+
+    Args:
+        users: [rows, hidden].
+        items: [rows, texts, hidden], what each liked next.
+        item_ids: int [rows, texts], their numbers.
+        known_ids: int [rows, liked], what is known of each user; negative for nothing.
+        real: bool [rows, texts], which of them count.
+        log_shares: float32 [items], of each item among all that is learned.
+        scale: what cosines are multiplied by.
+
+    Returns:
+        Loss in nats and whether the item is nearest, float32 [rows, texts].
+    """
+    rows, texts, hidden = items.shape
+    candidates = unit(items).reshape(rows * texts, hidden)
+    scores = scale * jnp.matmul(unit(users), candidates.T, precision=jax.lax.Precision.HIGHEST)
+    ids, counts = item_ids.reshape(-1), real.reshape(-1)
+    scores -= jnp.where(counts, log_shares[ids], 0.0)
+    known = jnp.concatenate([known_ids, jnp.where(real, item_ids, -1)], axis=1)
+    hits = jnp.any(ids == known[:, :, None], axis=1)
+    negatives = jnp.where(counts & ~hits, scores, -jnp.inf)
+    # Finite, so that a batch without negatives has a loss and a gradient of 0.
+    others = jnp.logaddexp(jax.nn.logsumexp(negatives, axis=1, keepdims=True), -1e30)
+    own = jnp.arange(rows * texts).reshape(rows, texts)
+    positive = jnp.take_along_axis(scores, own, axis=1)
+    nearest = jnp.max(negatives, axis=1, keepdims=True) <= positive
+    return jax.nn.softplus(others - positive), nearest.astype(jnp.float32)
+
+
+def cosine_distance(first: jax.Array, second: jax.Array, weights: jax.Array) -> jax.Array:
+    """Half the squared distance of unit vectors, which is 1 less their cosine; summed over rows.
+
+    Args:
+        first: [rows, texts, hidden].
+        second: of the same shape.
+        weights: [rows], above 0 for rows that count.
+    """
+    apart = jnp.sum((unit(first) - unit(second)) ** 2, axis=-1)
+    return 0.5 * jnp.sum(jnp.where(weights > 0, jnp.mean(apart, axis=-1), 0.0))
+
+
 def shortened(embeddings: jax.Array, dims: Sequence[int]) -> list[jax.Array]:
     """The first so many numbers of each (Kusupati et al. 2022, Matryoshka, 2205.13147)."""
     return [embeddings[..., :width] for width in dims] or [embeddings]

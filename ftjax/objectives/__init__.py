@@ -9,6 +9,7 @@ from ftjax.objectives.masked_lm import MaskedLanguageModeling
 from ftjax.objectives.multi_label import MultiLabel
 from ftjax.objectives.ordinal import Ordinal
 from ftjax.objectives.preference import Preference
+from ftjax.objectives.recommendation import Recommendation
 from ftjax.objectives.regression import Regression
 from ftjax.objectives.reward import Reward
 from ftjax.objectives.seq2seq import SequenceToSequence
@@ -31,4 +32,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "token_classification": TokenClassification,
     "span_extraction": SpanExtraction,
     "embedding": Embedding,
+    "recommendation": Recommendation,
 }

@@ -50,7 +50,7 @@ class Measure:
         Args:
             measurement: what to measure.
             trainable: on the devices.
-            names: keys of `measurement.examples`.
+            names: keys of `measurement.examples`, besides those that it always needs.
 
         Raises:
             DivergedError: an output is no number.
@@ -62,7 +62,7 @@ class Measure:
                 lambda trainable, frozen, batch: function(self._rebuild(trainable, frozen), batch)
             )
         found = {}
-        for name in names or measurement.examples:
+        for name in measurement.examples if names is None else (*names, *measurement.always):
             examples = measurement.examples[name]
             planned = plan(examples, self._size)
             made = (examples.batch(p.indices, rows=self._size, length=p.length) for p in planned)

@@ -12,12 +12,12 @@ import yaml
 
 from ftjax.data.archives import zip_members
 from ftjax.data.sources import conll
-from ftjax.data.sources.formats import DataFile
+from ftjax.data.sources.formats import ATOMIC, DataFile
 from ftjax.data.sources.records import BadDataError
 from ftjax.files import read_json
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
-KINDS = (*TABLES, *conll.KINDS, ".txt")
+KINDS = (*TABLES, *ATOMIC, *conll.KINDS, ".txt")
 
 # Names that say which split a file is of, as the Hugging Face hub reads them.
 SYNONYMS = {

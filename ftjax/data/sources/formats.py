@@ -29,6 +29,8 @@ from ftjax.data.sources.records import (
 )
 from ftjax.progress import track
 
+ATOMIC = (".inter", ".user", ".item")
+"""RecBole's: cells between tabs, never quoted, below names as `user_id:token`."""
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # Rows by which a delimiter is recognised.
 LOOKED_AT = 20
@@ -149,6 +151,8 @@ def _read_text(
         say(note)
     if file.kind in (".csv", ".tsv"):
         return *_read_csv(text, file, fields, say), "line"
+    if file.kind in ATOMIC:
+        return *_read_atomic(text, file.name, fields), "line"
     if file.kind in conll.KINDS:
         found = list(conll.sentences_of(text, file.name))
         names = [f"{file.name}, line {lines[0]}" for lines, _ in found]
@@ -277,9 +281,7 @@ def _read_csv(
     lines = track(stream, f"reading {file.name}", total=text.count("\n") + 1)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     rows, numbers = _csv_rows(reader, file.name, fields, skipped)
-    columns = zip(*rows, strict=True) if rows else [()] * len(fields)
-    pairs = zip(fields, columns, strict=True)
-    found: dict[str, list] = {ours: list(column) for ours, column in pairs}
+    found = _columns_of_cells(rows, fields)
     for ours, column in found.items():
         # A language has the code nan; a text of these three letters is a cell that was empty.
         missing = ("NaN",) if ours in ANSWERS else ("NaN", "nan")
@@ -290,6 +292,22 @@ def _read_csv(
                     "which is how tables write what is missing. Fill it or leave the record out."
                 )
     return found, numbers
+
+
+def _read_atomic(
+    text: str, name: str, fields: Mapping[str, str]
+) -> tuple[dict[str, list], list[int]]:
+    header, _, rest = text.partition("\n")
+    names = (cell.strip().rpartition(":")[0] or cell.strip() for cell in header.split("\t"))
+    lines = io.StringIO("\n".join(["\t".join(names), rest]), newline="")
+    reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows, numbers = _csv_rows(reader, name, fields, 0)
+    return _columns_of_cells(rows, fields), numbers
+
+
+def _columns_of_cells(rows: list[list[str]], fields: Mapping[str, str]) -> dict[str, list]:
+    columns = zip(*rows, strict=True) if rows else [()] * len(fields)
+    return {ours: list(column) for ours, column in zip(fields, columns, strict=True)}
 
 
 def _csv_rows(

@@ -1,0 +1,183 @@
+"""Rows of what somebody liked, as one text, and what they liked next, each a text of its own."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import transformers
+
+from ftjax.data.examples import Batch, TextExamples
+from ftjax.data.text import TokenizedText, tokenize
+
+SEPARATOR = "; "
+NOTHING = -1
+"""In the place of an item's number where there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HistoryRows:
+    """Histories with what came next, without seeing each other; see `Examples`.
+
+    Attributes:
+        histories: one text of each row.
+        items: one text of each item of the catalogue.
+        known: int32 [rows, liked], items of each history.
+        targets: int32 [rows, texts], items that came next.
+        buckets: rising lengths in tokens, of all texts of a row together.
+        pad_token_id: fills `input_ids` behind the last.
+        fingerprint: SHA-256 of catalogue and rows.
+    """
+
+    histories: TokenizedText
+    items: TokenizedText
+    known: np.ndarray
+    targets: np.ndarray
+    buckets: Sequence[int]
+    pad_token_id: int
+    fingerprint: str
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row."""
+        of_items = np.append(self.items.lengths, 0)
+        return self.histories.lengths + of_items[self.targets].sum(1)
+
+    def token_ids(self) -> np.ndarray:
+        """Of all texts."""
+        return np.concatenate([self.histories.input_ids, self.items.input_ids])
+
+    def batch(self, indices: np.ndarray, *, rows: int, length: int) -> Batch:
+        """`input_ids`, `segment_ids`, `position_ids` int32 [rows, length], the history segment 1.
+
+        Beside them `known_ids` int32 [rows, liked], `target_ids` int32 [rows, texts], -1 for none,
+        and `weights` float32 [rows].
+        """
+        names = ("segment_ids", "position_ids")
+        batch: Batch = {name: np.zeros((rows, length), np.int32) for name in names}
+        batch["input_ids"] = np.full((rows, length), self.pad_token_id, np.int32)
+        batch["example_ids"] = np.full(rows, -1, np.int32)
+        batch["example_ids"][: len(indices)] = indices
+        for name, values in {"known_ids": self.known, "target_ids": self.targets}.items():
+            batch[name] = np.full((rows, values.shape[1]), NOTHING, np.int32)
+            batch[name][: len(indices)] = values[indices]
+        batch["weights"] = (batch["example_ids"] >= 0).astype(np.float32)
+        for row, index in enumerate(indices):
+            at = 0
+            for segment, ids in enumerate(self._texts(index), 1):
+                here = slice(at, at + len(ids))
+                batch["input_ids"][row, here] = ids
+                batch["segment_ids"][row, here] = segment
+                batch["position_ids"][row, here] = np.arange(len(ids))
+                at = here.stop
+        return batch
+
+    def _texts(self, index: int) -> Iterator[np.ndarray]:
+        yield self.histories.input_ids[slice(*self.histories.offsets[index : index + 2])]
+        for item in self.targets[index]:
+            if item != NOTHING:
+                yield self.items.input_ids[slice(*self.items.offsets[item : item + 2])]
+
+
+def rows_of_user(
+    liked: np.ndarray, most: int, targets: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What was liked by then, the newest last, and what came next, so many at a time.
+
+    Args:
+        liked: int [likes], items in order.
+        most: how many of a history are kept, the newest.
+        targets: how many come next at most.
+    """
+    for start in range(1, len(liked), targets):
+        yield liked[max(start - most, 0) : start], liked[start : start + targets]
+
+
+def history_rows(
+    users: Sequence[np.ndarray],
+    texts: Sequence[str],
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    *,
+    most: int,
+    targets: int,
+    max_length: int,
+    item_length: int,
+    fingerprint: str,
+) -> HistoryRows:
+    """Rows to learn from.
+
+    Args:
+        users: of each int [likes], items in the order in which they were liked.
+        texts: of each item.
+        tokenizer: of the network.
+        most: items of a history at most.
+        targets: of a row at most.
+        max_length: most tokens of a history.
+        item_length: most tokens of an item.
+        fingerprint: SHA-256 of the catalogue.
+    """
+    rows = [row for liked in users for row in rows_of_user(liked, most, targets)]
+    known, following = ([row[side] for row in rows] for side in range(2))
+    told = [{"text": history_text([texts[i] for i in liked])} for liked in known]
+    items = [{"text": text} for text in texts]
+    longest = max_length + targets * item_length
+    return HistoryRows(
+        histories=tokenize(told, tokenizer, max_length=max_length),
+        items=tokenize(items, tokenizer, max_length=item_length),
+        known=_filled(known, most),
+        targets=_filled(following, targets),
+        buckets=sorted({max(-(-longest * part // 4), 3) for part in (1, 2, 3, 4)}),
+        pad_token_id=_padding(tokenizer),
+        fingerprint=_digest(fingerprint, known, following),
+    )
+
+
+def history_texts(
+    users: Sequence[np.ndarray],
+    texts: Sequence[str],
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    *,
+    most: int,
+    max_length: int,
+    fingerprint: str,
+) -> TextExamples:
+    """What each user liked, one text a row; arguments as of `history_rows`."""
+    told = [history_text([texts[i] for i in liked[-most:]]) for liked in users]
+    return rows_of_texts(told, tokenizer, max_length, _digest(fingerprint, users, []))
+
+
+def rows_of_texts(
+    texts: Sequence[str],
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    max_length: int,
+    fingerprint: str,
+) -> TextExamples:
+    """Texts one a row."""
+    tokens = tokenize([{"text": text} for text in texts], tokenizer, max_length=max_length)
+    buckets = sorted({max(-(-max_length // part), 3) for part in (4, 2, 1)})
+    return TextExamples(tokens, buckets, _padding(tokenizer), fingerprint)
+
+
+def history_text(liked: Sequence[str]) -> str:
+    """What a network reads of somebody: the newest first, so that the oldest is cut."""
+    return SEPARATOR.join(reversed(liked))
+
+
+def _padding(tokenizer: transformers.PreTrainedTokenizerBase) -> Any:
+    return tokenizer.pad_token_id
+
+
+def _filled(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
+    filled = np.full((len(rows), width), NOTHING, np.int32)
+    for row, values in zip(filled, rows, strict=True):
+        row[: len(values)] = values
+    return filled
+
+
+def _digest(fingerprint: str, *columns: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256(fingerprint.encode())
+    for column in columns:
+        for values in column:
+            digest.update(np.asarray(values, np.int64).tobytes() + b"\n")
+    return digest.hexdigest()

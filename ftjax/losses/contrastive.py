@@ -122,7 +122,7 @@ def sampled_softmax(
         item_ids: int [rows, texts], their numbers.
         known_ids: int [rows, liked], what is known of each user; negative for nothing.
         real: bool [rows, texts], which of them count.
-        log_shares: float32 [items], of each item among all that is learned.
+        log_shares: float32 [rows, texts], logarithms of their shares of all that is learned.
         scale: what cosines are multiplied by.
 
     Returns:
@@ -132,7 +132,7 @@ def sampled_softmax(
     candidates = unit(items).reshape(rows * texts, hidden)
     scores = scale * jnp.matmul(unit(users), candidates.T, precision=jax.lax.Precision.HIGHEST)
     ids, counts = item_ids.reshape(-1), real.reshape(-1)
-    scores -= jnp.where(counts, log_shares[ids], 0.0)
+    scores -= jnp.where(counts, log_shares.reshape(-1), 0.0)
     known = jnp.concatenate([known_ids, jnp.where(real, item_ids, -1)], axis=1)
     hits = jnp.any(ids == known[:, :, None], axis=1)
     negatives = jnp.where(counts & ~hits, scores, -jnp.inf)

@@ -13,7 +13,6 @@ from sklearn.preprocessing import normalize
 from ftjax.data.examples import Examples, TextExamples, text_examples
 from ftjax.data.histories import (
     NOTHING,
-    HistoryRows,
     history_rows,
     history_text,
     history_texts,
@@ -116,7 +115,6 @@ class Recommendation(Objective):
         # What is liked in training, sparse [users, items], and the users of the other splits.
         self._train: Any = None
         self._audiences: dict[str, Audience] = {}
-        self._log_shares = np.zeros(0, np.float32)
 
     @classmethod
     def problem(cls, config: Settings) -> str | None:
@@ -218,7 +216,7 @@ class Recommendation(Objective):
             )
         lengths = {"targets": data.targets, "item_length": data.item_max_length}
         rows = history_rows(enough, texts, tokenizer, **lengths, **told)
-        self.examples["train"], self._log_shares = rows, _log_shares(rows, len(texts))
+        self.examples["train"] = rows
         single = sum(len(liked) == 1 for liked in until[0])
         self.notes.append(
             f"train: {len(rows.lengths):,} histories of {len(enough):,} users; {single:,} more "
@@ -245,8 +243,8 @@ class Recommendation(Objective):
         Returns:
             What is known of those who are kept.
         """
-        new = [list(set(after[user].tolist()) - set(known)) for user, known in enumerate(before)]
-        here = [user for user, liked in enumerate(new) if liked]
+        new = [np.setdiff1d(after[user], known) for user, known in enumerate(before)]
+        here = [user for user, liked in enumerate(new) if len(liked)]
         kept = [user for user in here if len(before[user])]
         if not kept:
             raise BadDataError(
@@ -294,7 +292,7 @@ class Recommendation(Objective):
             batch["target_ids"],
             batch["known_ids"],
             real,
-            jnp.asarray(self._log_shares),
+            batch["log_shares"],
             scale=self.config.objective.scale,
         )
         counts = jnp.maximum(jnp.sum(real, axis=1), 1)
@@ -415,8 +413,8 @@ class Recommendation(Objective):
 
 def _scores(split: str, outputs: Mapping[str, np.ndarray]) -> Scores:
     """Cosines of each user of a split with each item, in float64."""
-    users, items = (normalize(outputs[name].astype(np.float64)) for name in (split, CATALOGUE))
-    return Scores(users, items.T)
+    vectors: list[Any] = [normalize(outputs[n].astype(np.float64)) for n in (split, CATALOGUE)]
+    return Scores(vectors[0], vectors[1].T)
 
 
 def _compared(mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -431,10 +429,3 @@ def _compared(mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) 
             "p": p,
         }
     return found
-
-
-def _log_shares(rows: HistoryRows, items: int) -> np.ndarray:
-    """Of each item among all that is predicted, float32 [items]."""
-    counts = np.bincount(rows.targets[rows.targets != NOTHING], minlength=items)
-    # What is never predicted is never sampled either.
-    return np.log(np.maximum(counts, 1) / counts.sum()).astype(np.float32)

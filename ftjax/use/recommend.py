@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -114,5 +114,5 @@ class Recommender:
         """Unit vectors, float64 [rows, hidden]."""
         outputs = self._objective.outputs
         measurement = Measurement({"rows": examples}, outputs, lambda found: found["rows"])
-        found = cast(np.ndarray, self._measure(measurement, self._state))
-        return normalize(found.astype(np.float64))
+        found: Any = normalize(self._measure(measurement, self._state).astype(np.float64))
+        return found

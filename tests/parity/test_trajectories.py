@@ -160,6 +160,41 @@ def equal_texts(batch, rows):
     return found & ~torch.eye(len(ids), dtype=bool)
 
 
+def of_next_likes(model, inputs, labels):
+    """Sampled softmax with logQ (Yi et al. 2019, eq. 3 to 5), the mean over each history's."""
+    hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+    vectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    histories, items, rows = [], [], []
+    for place, (ids, shares) in enumerate(labels):
+        histories.append(len(histories) + len(items))
+        for number, share in zip(ids["next"], shares, strict=True):
+            items.append((len(histories) + len(items), number, share))
+            rows.append(place)
+    scores = 20 * vectors[histories] @ vectors[[at for at, _, _ in items]].T
+    scores = scores - torch.tensor([share for _, _, share in items])
+    total = 0.0
+    for own, place in enumerate(rows):
+        liked = labels[place][0]["next"] + labels[place][0]["known"]
+        others = [n for n, (_, number, _) in enumerate(items) if number not in liked]
+        found = scores[place, [own, *others]]
+        total = total + (found.logsumexp(0) - found[0]) / len(labels[place][0]["next"])
+    return total / len(labels)
+
+
+def items_of_rows(batch, rows):
+    """Of each history the items that are known and that came next, and the shares of these."""
+    found = []
+    _, first = np.unique(batch["example_ids"][rows], return_index=True)
+    for row in np.flatnonzero(rows)[np.sort(first)]:
+        real = batch["target_ids"][row] >= 0
+        ids = {
+            "known": batch["known_ids"][row].tolist(),
+            "next": batch["target_ids"][row][real].tolist(),
+        }
+        found.append((ids, batch["log_shares"][row][real].tolist()))
+    return found
+
+
 SEQUENCES = "AutoModelForSequenceClassification"
 # Objective -> (transformers' class, its labels of our batch, loss, further fields of its config).
 REFERENCES = {
@@ -184,6 +219,7 @@ REFERENCES = {
     "kto": ("AutoModelForCausalLM", liked_texts, of_judged, {}),
     "reward": (SEQUENCES, following_tokens, of_rewards, {"num_labels": 1}),
     "embedding": ("AutoModel", equal_texts, of_neighbours, {}),
+    "recommendation": ("AutoModel", items_of_rows, of_next_likes, {}),
     "sft": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),
     "seq2seq": ("AutoModelForSeq2SeqLM", labels_of_tokens, of_transformers, {}),
     "span_extraction": ("AutoModelForQuestionAnswering", both_ends, of_ends, {}),

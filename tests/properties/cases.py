@@ -39,7 +39,8 @@ WHERE_READ = {
 # Arrays of a batch by what hides an entry of them: the mask of tokens, or a weight of 0.
 OF_TOKENS = ("input_ids", "token_type_ids", "position_ids")
 PLACES = ("start_positions", "end_positions")
-LABELS = ("labels", "desirable", "margins", "text_ids", *PLACES)
+ITEMS = ("target_ids", "known_ids", "log_shares")
+LABELS = ("labels", "desirable", "margins", "text_ids", *ITEMS, *PLACES)
 POSITIONS = ("masked_positions", "null_positions", "context_start", "context_end")
 MASKS = ("attention_mask", "segment_ids")
 Batch = dict[str, np.ndarray]
@@ -127,6 +128,9 @@ def write_family(folder, family: str, layers: int = 2):
 
 def write_records(folder, objective: str, times: int):
     """Three splits of so many times eight examples of unequal length."""
+    if (write := ROWS[objective].write) is not None:
+        write(folder, times)
+        return
     generator = random.Random(0)
     for split in ("train", "validation", "test"):
         rows = [ROWS[objective].example(generator, words) for words in SIZES * times]
@@ -143,7 +147,8 @@ def config_of(objective: str, checkpoint, data, *, choices=None, **fields) -> Co
         choices: fields that are set where they are read.
         fields: further ones.
     """
-    files = {"model.reference": str(checkpoint), "data.source": str(data / "{split}.jsonl")}
+    files = {field: str(data / name) for field, name in ROWS[objective].files.items()}
+    files |= {"model.reference": str(checkpoint)}
     config = override(base_config(objective), SETTINGS | files | dict(ROWS[objective].fields))
     # Choices first: they say which of the others are read.
     for wanted in (choices or {}, WHERE_READ):

@@ -7,9 +7,11 @@ follows: see `cases.py` for how it is built and `test_properties.py` for what is
 
 import dataclasses
 import itertools
+import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,8 @@ class Row:
         resumed: "file::test" that stops and resumes a whole run of it; "" has it done here.
         fields: of the config.
         packs: whether texts share a row.
+        files: field of the config -> what lies in the folder of the data.
+        write: (folder, times) -> nothing; what is written where it is no file for each split.
         left_out: property, or (property, family, side), -> why it is not asked.
         other_families: why the others say nothing new, or cannot.
     """
@@ -54,6 +58,10 @@ class Row:
     resumed: str
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     packs: bool = False
+    files: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: {"data.source": "{split}.jsonl"}
+    )
+    write: Callable[[Path, int], None] | None = None
     left_out: Mapping[Any, str] = dataclasses.field(default_factory=dict)
     other_families: str = ""
 
@@ -143,6 +151,34 @@ def near(generator: random.Random, words: int) -> dict[str, str]:
     """Two texts of up to three words, which fit one row."""
     counts = {"anchor": 1 + words % 3, "positive": 1 + words // 3}
     return {name: some_text(generator, count) for name, count in counts.items()}
+
+
+ITEMS = 12
+
+
+def write_likes(folder: Path, times: int) -> None:
+    """So many times eight people, each with a few items; the last two are held out."""
+    generator = random.Random(0)
+    likes = [
+        {"user_id": user, "item_id": item, "timestamp": place}
+        for user, words in enumerate(SIZES * times)
+        for place, item in enumerate(generator.sample(range(ITEMS), 4 + words % 3))
+    ]
+    items = [{"item_id": n, "title": some_text(generator, 1 + n % 2)} for n in range(ITEMS)]
+    for name, rows in (("likes", likes), ("items", items)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def of_the_shares(objective, batch) -> float:
+    """Items are found by how seldom they are, among those that a row's user does not like."""
+    ids, real = batch["target_ids"], batch["target_ids"] >= 0
+    rarity = np.exp(-batch["log_shares"].astype(np.float64))
+    found = []
+    for row in np.flatnonzero(batch["weights"] > 0):
+        known = {*batch["known_ids"][row], *ids[row]}
+        others = sum(rarity[r, c] for r, c in np.argwhere(real) if ids[r, c] not in known)
+        found.append(np.mean(np.log(1 + others / rarity[row][real[row]])))
+    return float(np.mean(found))
 
 
 def of_the_places(objective, batch) -> float:
@@ -346,6 +382,29 @@ ROWS: dict[str, Row] = {
             "they pool as these do, and masked_lm and seq2seq try their rows and masks; DeBERTa's "
             "convolution would mix the texts of a row"
         ),
+    ),
+    "recommendation": Row(
+        near,
+        ("bert", "llama"),
+        of_the_shares,
+        "",
+        {
+            "data.eval_args": "leaky_leave_one_out",
+            "data.targets": 2,
+            "data.item_max_length": 6,
+            "data.max_history": 3,
+        },
+        files={"data.source": "likes.jsonl", "data.catalogue": "items.jsonl"},
+        write=write_likes,
+        left_out={
+            "packed": ONE_ROW,
+            "neighbour": ONE_ROW,
+            "divided": (
+                "what others like is what a user's likes are told from, so that parts of a batch "
+                "are another batch, and dividing is refused"
+            ),
+        },
+        other_families="its network and rows are embedding's",
     ),
     "span_extraction": Row(
         asked,

@@ -115,13 +115,13 @@ def write(
     """
     (rows, length), first = input_ids.shape, len(decoder_prompt)
     if isinstance(network, EncoderDecoderLM):
-        inputs = _Inputs(jnp.zeros(rows, jnp.int32), None, input_ids, attention_mask)
+        inputs = Inputs(jnp.zeros(rows, jnp.int32), None, input_ids, attention_mask)
         begun = jnp.broadcast_to(jnp.asarray(decoder_prompt, jnp.int32), (rows, first))
     else:
         if getattr(network, "prompt", None) is not None:
             use_prompt(network)
         padding = length - jnp.sum(attention_mask != 0, axis=1, dtype=jnp.int32)
-        inputs, first = _Inputs(padding, None, None, None), length
+        inputs, first = Inputs(padding, None, None, None), length
         begun = jax.vmap(jnp.roll)(input_ids, padding)
     tokens = jnp.pad(begun.astype(jnp.int32), ((0, 0), (0, max_new_tokens)))
     state = _State(tokens, jnp.int32(0), jnp.zeros(rows, bool), None)
@@ -142,7 +142,7 @@ def max_positions(network: Network) -> int | None:
     return None if most is None else most - network.virtual_tokens
 
 
-class _Inputs(NamedTuple):
+class Inputs(NamedTuple):
     """What stays the same over all steps.
 
     Attributes:
@@ -238,7 +238,7 @@ def _see_all(network, inputs, state, length, first, sampling, stop_token_ids):
     if inputs.source is not None:
         encoded = (network.encode(inputs.source, inputs.source_mask),)
     cache = network.init_cache(batch, length, network.compute.dtype, *encoded)
-    logits, cache = _see(network, inputs, state.tokens[:, :length], cache)
+    logits, cache = see(network, inputs, state.tokens[:, :length], cache)
     for layer in cache["layers"]:
         for name in ("key", "value"):
             room = ((0, 0), (0, slots - length), (0, 0), (0, 0))
@@ -255,15 +255,25 @@ def _go_on(network, inputs, state, until, first, sampling, stop_token_ids):
 
     def add(state):
         token = jax.lax.dynamic_slice_in_dim(state.tokens, state.length - 1, 1, axis=1)
-        logits, cache = _see(network, inputs, token, state.cache)
+        logits, cache = see(network, inputs, token, state.cache)
         state = state._replace(cache=cache)
         return _add_token(inputs, state, logits, first, sampling, stop_token_ids)
 
     return jax.lax.while_loop(goes_on, add, state)
 
 
-def _see(network, inputs, tokens, cache):
-    """Logits [batch, vocabulary] after these tokens, and the cache with them."""
+def see(network, inputs, tokens, cache):
+    """One pass over new tokens of each row.
+
+    Args:
+        network: as of `generate`.
+        inputs: what stays the same.
+        tokens: int [batch, new], that the cache has not seen.
+        cache: from `init_cache`, with room for them.
+
+    Returns:
+        Logits [batch, vocabulary] behind the last of them, and the cache with them.
+    """
     if inputs.source is not None:
         mask = network.source_mask(inputs.source_mask)
         output = network.backbone.decode(tokens, None, mask, cache=cache)
@@ -301,7 +311,7 @@ def _add_token(inputs, state, logits, first, sampling, stop_token_ids):
 
 
 def _lay_out(network, prompts, decoder_prompt, max_new_tokens, key):
-    """The first `_Inputs` and `_State`, and the slot where generation begins."""
+    """The first `Inputs` and `_State`, and the slot where generation begins."""
     rows = len(prompts)
     keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
     most = max_positions(network)
@@ -311,7 +321,7 @@ def _lay_out(network, prompts, decoder_prompt, max_new_tokens, key):
         tokens = np.zeros((rows, _rounded_up(length + max_new_tokens)), np.int32)
         for row, prompt in enumerate(prompts):
             tokens[row, padding[row] : length] = prompt
-        inputs = _Inputs(jnp.asarray(padding), keys, None, None)
+        inputs = Inputs(jnp.asarray(padding), keys, None, None)
         return inputs, _begin(tokens), length
     # Positions of an encoder-decoder are its slots, so its rows are padded on the right and no
     # longer than it has positions.
@@ -323,7 +333,7 @@ def _lay_out(network, prompts, decoder_prompt, max_new_tokens, key):
     for row, prompt in enumerate(prompts):
         source[row, : len(prompt)], mask[row, : len(prompt)] = prompt, 1
     none = jnp.zeros(rows, jnp.int32)
-    return _Inputs(none, keys, jnp.asarray(source), jnp.asarray(mask)), _begin(tokens), first
+    return Inputs(none, keys, jnp.asarray(source), jnp.asarray(mask)), _begin(tokens), first
 
 
 def _begin(tokens: np.ndarray) -> _State:

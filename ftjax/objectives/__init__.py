@@ -4,6 +4,7 @@ from ftjax.objectives.base import Objective
 from ftjax.objectives.causal_lm import CausalLanguageModeling
 from ftjax.objectives.classification import Classification
 from ftjax.objectives.embedding import Embedding
+from ftjax.objectives.grpo import Grpo
 from ftjax.objectives.kto import Kto
 from ftjax.objectives.masked_lm import MaskedLanguageModeling
 from ftjax.objectives.multi_label import MultiLabel
@@ -27,6 +28,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "preference": Preference,
     "kto": Kto,
     "reward": Reward,
+    "grpo": Grpo,
     "masked_lm": MaskedLanguageModeling,
     "seq2seq": SequenceToSequence,
     "token_classification": TokenClassification,

@@ -10,13 +10,13 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import numpy as np
 from rich.text import Text
 
-from ftjax.data.examples import Examples, SomeExamples
+from ftjax.data.examples import Batch, Examples, SomeExamples
 from ftjax.data.sources import Division, Records, Source
 from ftjax.data.sources.records import BadRecordError, require_few
 from ftjax.data.sources.splitting import SHARES, drawn
@@ -39,6 +39,25 @@ BASELINE_EXAMPLES = {"train": 20_000, "validation": 5_000}
 """More than these say little more, and take many minutes."""
 Say = Callable[[str], None]
 LossSums = tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]
+
+
+class Rollout(NamedTuple):
+    """What a network does before it is updated, outside of the step, and what it learns from that.
+
+    Attributes:
+        outputs: (network, batch, a random key per row) -> arrays [rows, ...]; runs inside jit.
+        batch: (batch, outputs), on the host -> the batch that steps are given.
+        copies: rows of each example, one behind the other.
+        updates: how many steps are given the same batch.
+        score: (network, batch of steps) -> further arrays of it, which the network says before the
+            first of them; None for nothing.
+    """
+
+    outputs: Callable[[Network, Mapping[str, jax.Array], jax.Array], Any]
+    batch: Callable[[Batch, Any], Batch]
+    copies: int
+    updates: int
+    score: Callable[[Network, Mapping[str, jax.Array]], dict[str, jax.Array]] | None
 
 
 class Objective(abc.ABC):
@@ -259,6 +278,20 @@ class Objective(abc.ABC):
     def with_reference(self, found: Mapping[str, np.ndarray]) -> Self:
         """The same, with what `reference` measured."""
         raise NotImplementedError
+
+    def rollout(self) -> Rollout | None:
+        """What the network does before each update; None if it learns from examples as they are."""
+        return None
+
+    @property
+    def updates(self) -> int:
+        """How many steps are given the same batch."""
+        return rollout.updates if (rollout := self.rollout()) is not None else 1
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of what else the result depends on, besides examples and weights, by name."""
+        return {}
 
     def alarm(self, metrics: Mapping[str, float]) -> str | None:
         """What a person should be told of a validation's metrics while training goes on."""

@@ -71,7 +71,8 @@ class Parts:
         if self.retention is not None:
             examples = self.retention.measurement.examples
             found |= {f"retention/{name}": e.fingerprint for name, e in examples.items()}
-        return found | ({"general": self.general.fingerprint} if self.general else {})
+        found |= {"general": self.general.fingerprint} if self.general else {}
+        return found | self.objective.fingerprints
 
 
 def build(config: Config, say: Callable[[str | Text], None] = lambda sentence: None) -> Parts:
@@ -90,7 +91,7 @@ def build(config: Config, say: Callable[[str | Text], None] = lambda sentence: N
     objective = OBJECTIVES[config.objective.name](config, folder)
     _check_undivided(config, objective, parallel)
     objective.read()
-    planned = make_plan(config, objective.examples["train"])
+    planned = make_plan(config, objective.examples["train"], objective.updates)
     for note in objective.notes:
         say(note)
     if (shown := objective.shown_example()) is not None:

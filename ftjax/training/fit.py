@@ -21,6 +21,7 @@ from ftjax.training.measure import Measure
 from ftjax.training.optimizer import make_optimizer, make_schedule
 from ftjax.training.plan import make_plan
 from ftjax.training.report import RunReport
+from ftjax.training.rollouts import make_rollouts
 from ftjax.training.step import TrainState, TrainStep, make_train_step, new_state
 from ftjax.training.tensorboard import event_writer
 from ftjax.tuning.averaging import make_averaging
@@ -66,7 +67,7 @@ def fit(
         Stopped: it was told to stop, and saved.
         DivergedError: a number is none.
     """
-    planned = make_plan(config, parts.objective.examples["train"])
+    planned = make_plan(config, parts.objective.examples["train"], parts.objective.updates)
     state, steps, stages = _begin(config, parts, planned.total_steps)
     say = functools.partial(console.print, highlight=False)
     settings = {"keep_last": config.training.keep_checkpoints, "warn": say}
@@ -94,6 +95,7 @@ def fit(
                 stage_of=functools.partial(stage_of, stages),
                 parallel=parts.parallel,
                 batches=functools.partial(_epoch_batches, config, parts),
+                prepare=make_rollouts(config.seed, parts, progress),
                 validate=functools.partial(_validate, config, parts, measure, report.say),
                 checkpoints=checkpoints,
                 report=report,
@@ -172,6 +174,7 @@ def _epoch_batches(config: Config, parts: Parts, epoch: int) -> list[Callable]:
         return batch if replay is None else replay.add(batch, epoch, index)
 
     plans = plan(examples, size, seed=config.seed, epoch=epoch)
+    plans = [planned for planned in plans for _ in range(parts.objective.updates)]
     return [functools.partial(make, index, planned) for index, planned in enumerate(plans)]
 
 

@@ -74,6 +74,7 @@ class Progress:
         stale_validations: validations since then.
         finished: whether training is over (schedule done, or stopped early).
         logged: CRC-32 of metrics.jsonl so far.
+        rollout: what the next step learns from, if that was made before an earlier one.
         clock: the seconds of all sessions so far.
     """
 
@@ -84,6 +85,7 @@ class Progress:
     stale_validations: int = 0
     finished: bool = False
     logged: int = 0
+    rollout: dict[str, Any] | None = None
     clock: Clock = dataclasses.field(default_factory=Clock)
 
     def to_json(self) -> dict:
@@ -140,6 +142,7 @@ def train(
     stage_of: Callable[[int], int],
     parallel: MeshParallel | PmapParallel,
     batches: Callable[[int], Sequence[Callable[[], dict[str, np.ndarray]]]],
+    prepare: Callable[[TrainState, int, dict[str, np.ndarray]], dict[str, np.ndarray]],
     validate: Callable[[TrainState], tuple[float, dict[str, float]]],
     checkpoints: Checkpoints,
     report: Reporter,
@@ -158,6 +161,7 @@ def train(
         parallel: how it is mapped over devices.
         batches: epoch -> its batches, each made when it is called; the same for the same epoch,
             always. `example_ids` in a batch says which records it holds, -1 for none.
+        prepare: (state, steps done, batch) -> what the step is given.
         validate: state -> (score, metrics); the higher score is kept as the best.
         checkpoints: where they go.
         report: who is told.
@@ -179,6 +183,7 @@ def train(
         start, compile_before = time.perf_counter(), progress.clock.compile
         batch, position = next(upcoming)
         run_step = run_steps[stage_of(progress.epoch)]
+        batch = prepare(state, done, batch)
         placed = parallel.place_batch(batch)
         state, found = run_step(state, frozen, placed)
         done += 1

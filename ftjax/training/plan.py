@@ -34,19 +34,20 @@ class Plan:
         return -(-self.total_steps // self.validate_every)
 
 
-def make_plan(config: Config, examples: Examples) -> Plan:
+def make_plan(config: Config, examples: Examples, updates: int = 1) -> Plan:
     """The plan of training on examples.
 
     Args:
         config: validated.
         examples: of the training split.
+        updates: steps from each batch of them.
 
     Raises:
         ValueError: more steps are asked for than the epochs have.
     """
     training = config.training
     # Every epoch has as many batches as this order, which needs no shuffle.
-    per_epoch = len(plan(examples, config.data.batch_size))
+    per_epoch = updates * len(plan(examples, config.data.batch_size))
     total = max(round(per_epoch * training.epochs), 1)
     if training.max_steps is not None:
         if training.max_steps > total:

@@ -195,6 +195,21 @@ def items_of_rows(batch, rows):
     return found
 
 
+def completions_of(batch, rows):
+    """Tokens that were drawn, and what each completion is worth beside its prompt's others."""
+    return following_tokens(batch, rows), torch.tensor(batch["advantages"][rows])
+
+
+def of_completions(model, inputs, labels):
+    """DAPO's mean over tokens (2503.14476, eq. 12) where the ratio is 1: REINFORCE's gradient."""
+    texts, gains = labels
+    logps = model(**inputs).logits[:, :-1].log_softmax(-1)
+    wanted = texts[:, 1:]
+    logps = logps.gather(-1, wanted.clamp(min=0)[..., None])[..., 0]
+    ratio = (logps - logps.detach()).exp()
+    return -(ratio * gains[:, None])[wanted >= 0].mean()
+
+
 SEQUENCES = "AutoModelForSequenceClassification"
 # Objective -> (transformers' class, its labels of our batch, loss, further fields of its config).
 REFERENCES = {
@@ -217,6 +232,7 @@ REFERENCES = {
     "causal_lm": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),
     "preference": ("AutoModelForCausalLM", following_tokens, of_pairs, {}),
     "kto": ("AutoModelForCausalLM", liked_texts, of_judged, {}),
+    "grpo": ("AutoModelForCausalLM", completions_of, of_completions, {}),
     "reward": (SEQUENCES, following_tokens, of_rewards, {"num_labels": 1}),
     "embedding": ("AutoModel", equal_texts, of_neighbours, {}),
     "recommendation": ("AutoModel", items_of_rows, of_next_likes, {}),

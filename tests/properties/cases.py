@@ -40,7 +40,9 @@ WHERE_READ = {
 OF_TOKENS = ("input_ids", "token_type_ids", "position_ids")
 PLACES = ("start_positions", "end_positions")
 ITEMS = ("target_ids", "known_ids", "log_shares")
-LABELS = ("labels", "desirable", "margins", "text_ids", *ITEMS, *PLACES)
+REWARDS = ("advantages", "rewards", "reward_deviations", "completion_lengths", "truncated")
+REWARDED = (*REWARDS, "rewards/letters", "sampling_logps")
+LABELS = ("labels", "desirable", "margins", "text_ids", *ITEMS, *REWARDED, *PLACES)
 POSITIONS = ("masked_positions", "null_positions", "context_start", "context_end")
 MASKS = ("attention_mask", "segment_ids")
 Batch = dict[str, np.ndarray]
@@ -87,7 +89,8 @@ class Case:
             batch["weights"][examples:] = 0.0
             return batch
         found = self.parts.objective.examples["train"]
-        return found.batch(np.arange(examples), rows=len(SIZES), length=LENGTH)
+        batch = found.batch(np.arange(examples), rows=len(SIZES), length=LENGTH)
+        return dict(ROWS[self.config.objective.name].learned(self.parts.objective, batch))
 
     def together(self) -> Batch:
         """All examples, as many in a row as fit."""

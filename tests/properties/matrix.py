@@ -20,6 +20,8 @@ from test_encoders import CONFIGS as ENCODERS
 from test_families import CONFIGS as OTHERS
 from tiny import WORDS
 
+from ftjax.models.rollout import Completions
+
 PROPERTIES = {
     "garbage": "garbage and NaN where nothing is to be read change no bit of loss or gradient",
     "wider": "more padding, on this side, changes nothing beyond 1e-6",
@@ -47,6 +49,7 @@ class Row:
         fields: of the config.
         packs: whether texts share a row.
         files: field of the config -> what lies in the folder of the data.
+        learned: (objective, batch of examples) -> what a step is given, where that is another one.
         write: (folder, times) -> nothing; what is written where it is no file for each split.
         left_out: property, or (property, family, side), -> why it is not asked.
         other_families: why the others say nothing new, or cannot.
@@ -62,6 +65,9 @@ class Row:
         default_factory=lambda: {"data.source": "{split}.jsonl"}
     )
     write: Callable[[Path, int], None] | None = None
+    learned: Callable[[Any, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = (
+        lambda objective, batch: batch
+    )
     left_out: Mapping[Any, str] = dataclasses.field(default_factory=dict)
     other_families: str = ""
 
@@ -103,6 +109,7 @@ def network_of(family: str) -> str:
     return "causal_lm" if family in DECODERS else "seq2seq_lm"
 
 
+END = 3
 VOCABULARY = 64
 """Rows of every tiny network's table (`tiny.write_checkpoint`)."""
 
@@ -181,6 +188,37 @@ def of_the_shares(objective, batch) -> float:
     return float(np.mean(found))
 
 
+NEW = 8
+REWARDS = Path(__file__).with_name("rewards.py")
+
+
+def with_completions(objective, batch) -> Mapping[str, np.ndarray]:
+    """Prompts with completions that no network wrote: some end, and some do not.
+
+    Of the examples every other one, so that there are no more rows than elsewhere.
+    """
+    rollout = objective.rollout()
+    copies = rollout.copies
+    batch = {name: np.repeat(array[::copies], copies, axis=0) for name, array in batch.items()}
+    rows = len(batch["example_ids"])
+    generator = np.random.default_rng(int(batch["example_ids"].sum()) + 99)
+    tokens = generator.integers(4, VOCABULARY, (rows, NEW)).astype(np.int32)
+    lengths = generator.integers(1, NEW + 1, rows)
+    tokens[np.arange(rows), lengths - 1] = END
+    tokens[::5] = generator.integers(4, VOCABULARY, (len(tokens[::5]), NEW))
+    kept = np.arange(NEW) < lengths[:, None]
+    kept[::5] = True
+    tokens = np.where(kept, tokens, -1)
+    logps = -generator.exponential(size=tokens.shape).astype(np.float32)
+    return rollout.batch(batch, Completions(tokens, logps))
+
+
+def of_the_advantages(objective, batch) -> float:
+    """Of completions that were just drawn the ratio is 1."""
+    tokens = batch["weights"].sum(1)
+    return float(-(batch["advantages"] * tokens).sum() / tokens.sum())
+
+
 def of_the_places(objective, batch) -> float:
     """Both ends of an answer may be any token of a row."""
     rows = batch["weights"] > 0
@@ -223,6 +261,7 @@ LEFT = {("wider", family, "left"): FROM_THE_COLUMN for family in ("bert", "deber
 ONE_VECTOR = "one vector is made of a row, so a row is one text"
 ONE_SENTENCE = "windows of sentences are padded, one a row"
 ONE_ROW = "the two texts of a row are one pair, and their answers are compared with each other"
+ONE_ROW_EACH = "a prompt and a completion are one text, one a row"
 ONE_PAIR = "a source and its target are a row each"
 BEHIND_A_SOURCE = "a target follows its source in the row, whose padding is behind both, always"
 UNPACKED = {"packed": ONE_VECTOR, "neighbour": ONE_VECTOR}
@@ -349,6 +388,21 @@ ROWS: dict[str, Row] = {
         "",
         left_out={"packed": ONE_ROW, "neighbour": ONE_ROW},
         other_families="its rows are preference's, and its head's families are classification's",
+    ),
+    "grpo": Row(
+        lambda generator, words: {"prompt": some_text(generator, words)},
+        ("llama",),
+        of_the_advantages,
+        "tests/system/test_grpo.py::test_stopped_and_started_again_ends_with_the_same_bits",
+        {
+            "data.max_prompt_length": 16,
+            "objective.max_completion_length": NEW,
+            "objective.num_generations": 2,
+            "objective.reward_funcs": (f"{REWARDS}:letters",),
+        },
+        learned=with_completions,
+        left_out={"packed": ONE_ROW_EACH, "neighbour": ONE_ROW_EACH},
+        other_families="its network and rows are causal_lm's; here tokens have advantages",
     ),
     "seq2seq": Row(
         answered("source", "target"),

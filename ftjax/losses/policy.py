@@ -47,18 +47,20 @@ def clipped(drawn: Drawn, low: float, high: float) -> tuple[jax.Array, jax.Array
     return jnp.where(drawn.counts, losses, 0.0), ended.astype(jnp.float32)
 
 
-def divergence(logps: jax.Array, reference: jax.Array, counts: jax.Array) -> jax.Array:
+def divergence(drawn: Drawn, reference: jax.Array) -> jax.Array:
     """KL(now || reference) of each token, by Schulman's estimator k3, which is never below 0.
 
-    (Shao et al. 2024, DeepSeekMath, 2402.03300, eq. 4.)
+    (Shao et al. 2024, DeepSeekMath, 2402.03300, eq. 4.) Each token counts by how much likelier it
+    is now than when it was drawn, through which the gradient is that of the divergence itself
+    (DeepSeek-AI 2025, DeepSeek-V3.2, 2512.02556; trl's `use_bias_correction_kl`).
 
     Args:
-        logps: of each token now, in nats, float32 [rows, length].
-        reference: the same by the network before tuning.
-        counts: bool [rows, length].
+        drawn: the tokens.
+        reference: float32 [rows, length], their log-probabilities by the network before tuning.
     """
-    apart = jnp.where(counts, reference - logps, 0.0)
-    return jnp.where(counts, jnp.exp(apart) - apart - 1.0, 0.0)
+    apart = jnp.where(drawn.counts, reference - drawn.logps, 0.0)
+    ratio = jnp.exp(jnp.where(drawn.counts, drawn.logps - drawn.old_logps, 0.0))
+    return jnp.where(drawn.counts, ratio * (jnp.exp(apart) - apart - 1.0), 0.0)
 
 
 def grpo(losses: jax.Array, counts: jax.Array, longest: int) -> tuple[jax.Array, jax.Array]:

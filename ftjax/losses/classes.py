@@ -38,11 +38,19 @@ def loss(
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
     losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    weights = rows
-    if class_weights is not None:
-        weights = rows * jnp.asarray(class_weights, jnp.float32)[labels]
+    weights = example_weights(batch, class_weights)
     accuracy = (jnp.sum(weighted_sum(correct, rows)), jnp.sum(rows))
     return jnp.sum(weighted_sum(losses, weights)), jnp.sum(weights), {"accuracy": accuracy}
+
+
+def example_weights(
+    batch: Mapping[str, jax.Array], class_weights: tuple[float, ...] | None
+) -> jax.Array:
+    """What each row, or each token, counts, float32; arguments as of `loss`."""
+    weights = batch["weights"].astype(jnp.float32)
+    if class_weights is None:
+        return weights
+    return weights * jnp.asarray(class_weights, jnp.float32)[batch["labels"]]
 
 
 def class_weights(labels: np.ndarray, classes: Sequence[str], how: str) -> tuple | None:

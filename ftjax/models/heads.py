@@ -31,6 +31,7 @@ class TextClassifier(nnx.Module):
         classifier: the new layer, kernel [hidden, classes].
         pooling: "mean" of the real tokens, the "first" or "last" of them, or the published
             "pooler".
+        projection: from features to those of a teacher, if there is one; no part of an export.
         deterministic_backbone: whether dropout stays off in the backbone during training, as it
             should where the backbone is frozen and only serves features.
     """
@@ -51,6 +52,7 @@ class TextClassifier(nnx.Module):
         self.pooling = pooling
         self.dropout_rate = dropout_rate
         self.deterministic_backbone = False
+        self.projection: Network | None = nnx.data(None)
 
     def features(self, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """One vector per text.
@@ -86,6 +88,13 @@ class TextClassifier(nnx.Module):
         features = batch["features"] if "features" in batch else self.features(batch, backbone_key)
         features = dropout(features, self.dropout_rate, head_key)
         return self.classifier(features).astype(jnp.float32)
+
+    def projected(self, batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
+        """Features as a teacher has them, [batch, its hidden]; arguments as of a call."""
+        assert self.projection is not None
+        backbone_key, _ = split_key(key, 2)
+        features = batch["features"] if "features" in batch else self.features(batch, backbone_key)
+        return self.projection(features)
 
 
 class PublishedClassifier(nnx.Module):
@@ -141,11 +150,11 @@ class TokenOutputs:
 
         Args:
             function: of float32 logits [batch, columns, vocabulary] and the arrays' same columns;
-                gives arrays [batch, columns].
+                gives arrays [batch, columns, ...].
             arrays: [batch, length, ...].
 
         Returns:
-            What `function` gives, [batch, length].
+            What `function` gives, [batch, length, ...].
         """
         batch, length = self.hidden.shape[:2]
         vocabulary = jax.eval_shape(self.project, self.hidden).shape[-1]
@@ -166,9 +175,12 @@ class TokenOutputs:
 
         parts = tuple(divided(array) for array in (self.hidden, *arrays))
         results = jax.lax.map(lambda part: jax.checkpoint(whole)(*part), parts)
-        return jax.tree.map(
-            lambda x: jnp.moveaxis(x, 0, 1).reshape(batch, count * columns)[:, :length], results
-        )
+
+        def joined(part):
+            rows = jnp.moveaxis(part, 0, 1)
+            return rows.reshape(batch, count * columns, *part.shape[3:])[:, :length]
+
+        return jax.tree.map(joined, results)
 
 
 class RewardModel(nnx.Module):

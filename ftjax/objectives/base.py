@@ -10,13 +10,13 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
 from rich.text import Text
 
-from ftjax.data.examples import Batch, Examples, SomeExamples
+from ftjax.data.examples import Examples, SomeExamples
 from ftjax.data.sources import Division, Records, Source
 from ftjax.data.sources.records import BadRecordError, require_few
 from ftjax.data.sources.splitting import SHARES, drawn
@@ -28,6 +28,8 @@ from ftjax.fields import Field, Fields, Settings
 from ftjax.losses.divergence import divergence
 from ftjax.losses.forward import Forward
 from ftjax.models.layers import Network
+from ftjax.objectives.rollout import Rollout
+from ftjax.objectives.teachers import Teacher
 from ftjax.pretrained.adapter import save_adapter
 from ftjax.pretrained.checkpoint import Checkpoint, read_config
 from ftjax.pretrained.compare import merged_and_compared
@@ -39,25 +41,6 @@ BASELINE_EXAMPLES = {"train": 20_000, "validation": 5_000}
 """More than these say little more, and take many minutes."""
 Say = Callable[[str], None]
 LossSums = tuple[jax.Array, jax.Array, dict[str, tuple[jax.Array, jax.Array]]]
-
-
-class Rollout(NamedTuple):
-    """What a network does before it is updated, outside of the step, and what it learns from that.
-
-    Attributes:
-        outputs: (network, batch, a random key per row) -> arrays [rows, ...]; runs inside jit.
-        batch: (batch, outputs), on the host -> the batch that steps are given.
-        copies: rows of each example, one behind the other.
-        updates: how many steps are given the same batch.
-        score: (network, batch of steps) -> further arrays of it, which the network says before the
-            first of them; None for nothing.
-    """
-
-    outputs: Callable[[Network, Mapping[str, jax.Array], jax.Array], Any]
-    batch: Callable[[Batch, Any], Batch]
-    copies: int
-    updates: int
-    score: Callable[[Network, Mapping[str, jax.Array]], dict[str, jax.Array]] | None
 
 
 class Objective(abc.ABC):
@@ -292,6 +275,14 @@ class Objective(abc.ABC):
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of what else the result depends on, besides examples and weights, by name."""
         return {}
+
+    def teacher(self) -> Teacher | None:
+        """Another network that `loss` learns from; None for none."""
+        return None
+
+    def with_teacher(self, found: np.ndarray) -> Self:
+        """The same, with what the teacher said of each example of the training split."""
+        raise NotImplementedError
 
     def alarm(self, metrics: Mapping[str, float]) -> str | None:
         """What a person should be told of a validation's metrics while training goes on."""

@@ -1,7 +1,7 @@
 """Continuing a text: next-token prediction on packed rows."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import jax
 import numpy as np
@@ -18,6 +18,13 @@ from ftjax.losses.forward import Forward
 from ftjax.models.heads import LanguageModel
 from ftjax.models.layers import Network
 from ftjax.objectives.base import LOGITS_AT_ONCE, LossSums, Objective, metric_field
+from ftjax.objectives.teachers import Teacher
+from ftjax.objectives.token_teachers import (
+    TOKEN_TEACHER,
+    token_teacher,
+    with_kept_tokens,
+    with_token_teacher,
+)
 
 
 class CausalLanguageModeling(Objective):
@@ -30,6 +37,7 @@ class CausalLanguageModeling(Objective):
         "data.max_length": Field(256, "Tokens per row; texts are packed into rows.", minimum=3),
         **metric_field(metrics, "perplexity"),
         **TEXT_FIELDS,
+        **TOKEN_TEACHER,
     }
 
     @property
@@ -58,8 +66,20 @@ class CausalLanguageModeling(Objective):
         return LanguageModel(backbone, self.config.model.logits_at_once)
 
     def loss(self, forward: Forward) -> LossSums:
+        """Cross-entropy of the next token, and of a teacher if there is one."""
+        return with_token_teacher(self.config, forward, tokens.loss(forward.outputs, forward.batch))
+
+    def general_loss(self, forward: Forward) -> LossSums:
         """Cross-entropy of the next token."""
         return tokens.loss(forward.outputs, forward.batch)
+
+    def teacher(self) -> Teacher | None:
+        """A causal language model with the same tokenizer."""
+        return token_teacher(self)
+
+    def with_teacher(self, found: np.ndarray) -> Self:
+        """The same, with the tokens that the teacher held likeliest."""
+        return with_kept_tokens(self, found)
 
     def outputs(self, network: Network, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Sum of losses, number of tokens and of right ones in each row, [rows, 3]."""

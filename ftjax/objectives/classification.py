@@ -1,7 +1,7 @@
 """Sorting texts, or pairs of texts, into classes."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.special import softmax
@@ -22,7 +22,18 @@ from ftjax.evaluation.metrics import (
 from ftjax.fields import Field, Fields, Settings
 from ftjax.losses import classes
 from ftjax.losses.forward import Forward
+from ftjax.models.heads import PublishedClassifier, TextClassifier
+from ftjax.models.layers import Network
 from ftjax.objectives.base import LossSums, metric_field
+from ftjax.objectives.class_teachers import (
+    CLASS_TEACHER,
+    class_teacher,
+    facts_of_teacher,
+    with_class_teacher,
+    with_kept_logits,
+    with_projection,
+)
+from ftjax.objectives.teachers import Teacher
 from ftjax.objectives.texts import TextObjective
 
 
@@ -47,6 +58,7 @@ class Classification(TextObjective):
             "Weight of an example by its class: 'none', 'balanced' (inverse to the class's "
             "frequency), 'square_root' of that, or your own as 'spam=5,ham=1'.",
         ),
+        **CLASS_TEACHER,
         **metric_field(metrics, "macro_f1"),
     }
 
@@ -65,6 +77,7 @@ class Classification(TextObjective):
         if split == "train":
             _, found = encode_labels(records)
             self.facts["classes"] = self._in_order_of_head(found)
+            self.facts |= facts_of_teacher(self.config)
         labels, _ = encode_labels(records, classes=self.classes)
         self._check_metric(labels, split)
         if split == "train":
@@ -79,13 +92,32 @@ class Classification(TextObjective):
         return describe_labels(self.labels[split], self.classes)
 
     def loss(self, forward: Forward) -> LossSums:
-        """Cross-entropy, smoothed and weighted as the config says."""
-        return classes.loss(
+        """Cross-entropy, smoothed and weighted as the config says, and a teacher's."""
+        found = classes.loss(
             forward.outputs,
             forward.batch,
             label_smoothing=self.config.objective.label_smoothing,
             class_weights=self.class_weights,
         )
+        weights = classes.example_weights(forward.batch, self.class_weights)
+        return with_class_teacher(self.config, forward, found, weights)
+
+    def network(self, backbone: Network) -> TextClassifier | PublishedClassifier:
+        """As of all such objectives; with a layer towards a teacher's features if they are learned.
+
+        Raises:
+            ValueError: a published head beside them; or as of all.
+        """
+        network = super().network(backbone)
+        return with_projection(network, self.facts.get("teacher_width"), self.config.seed)
+
+    def teacher(self) -> Teacher | None:
+        """A classifier of the same classes."""
+        return class_teacher(self)
+
+    def with_teacher(self, found: np.ndarray) -> Self:
+        """The same, with the teacher's logits and features."""
+        return with_kept_logits(self, found)
 
     def score(self, split: str, outputs: np.ndarray) -> dict[str, float]:
         """See `classification_metrics`; `f1` is about the rarer of two classes in training."""

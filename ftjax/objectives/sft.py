@@ -1,7 +1,7 @@
 """Supervised fine-tuning: what an assistant answers, learned from chats."""
 
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import ClassVar, Self, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +26,13 @@ from ftjax.losses import tokens
 from ftjax.losses.forward import Forward
 from ftjax.objectives.base import LossSums, metric_field
 from ftjax.objectives.chats import TEMPLATE, TOOLS, ChatObjective, Refusal, refuse_all
+from ftjax.objectives.teachers import Teacher
+from ftjax.objectives.token_teachers import (
+    TOKEN_TEACHER,
+    token_teacher,
+    with_kept_tokens,
+    with_token_teacher,
+)
 
 ASSISTANT_ONLY: Fields = {
     "objective.assistant_only_loss": Field(
@@ -74,6 +81,7 @@ class SupervisedFineTuning(ChatObjective):
     metrics: ClassVar = SUPERVISED_TOKEN_METRICS
     fields: ClassVar[Fields] = {
         **ChatObjective.fields,
+        **TOKEN_TEACHER,
         "data.format": Field("messages", "What a record holds.", options=FORMATS),
         "data.max_length": Field(
             1024, "Most tokens of a row; what an example has beyond is cut or divided.", minimum=3
@@ -179,10 +187,23 @@ class SupervisedFineTuning(ChatObjective):
         self.notes.append(told)
 
     def loss(self, forward: Forward) -> LossSums:
-        """Cross-entropy of the tokens that are learned; each counts once, whatever its example."""
-        total, weight, metrics = tokens.loss_and_entropy(forward.outputs, forward.batch)
+        """Cross-entropy of the tokens that are learned; each counts once, whatever its example.
+
+        With a teacher, what it says of them as well.
+        """
+        total, weight, metrics = with_token_teacher(
+            self.config, forward, tokens.loss_and_entropy(forward.outputs, forward.batch)
+        )
         real = jnp.sum(forward.batch["segment_ids"] > 0).astype(jnp.float32)
         return total, weight, metrics | {"share_supervised": (weight, real)}
+
+    def teacher(self) -> Teacher | None:
+        """A causal language model with the same tokenizer."""
+        return token_teacher(self)
+
+    def with_teacher(self, found: np.ndarray) -> Self:
+        """The same, with the tokens that the teacher held likeliest."""
+        return with_kept_tokens(self, found)
 
     outputs = ChatObjective.token_sums
 

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from rich.text import Text
 
-from ftjax.config import Config
+from ftjax.config import Config, flatten
 from ftjax.data.batching import BatchPlan
 from ftjax.data.examples import Examples, plan
 from ftjax.data.sources import load_records
@@ -132,7 +132,7 @@ def build(config: Config, say: Callable[[str | Text], None] = lambda sentence: N
         rebuild=rebuild,
         trainable=trainable,
         frozen=parallel.place(frozen),
-        weights={config.model.reference: sha256_of_folder(folder)},
+        weights=_weights(config),
         training_tokens=tokens,
     )
 
@@ -166,6 +166,14 @@ def load_network(
         fresh = random_model(folder, name, compute, run_key(config.seed, "reinit"), **how)
         reinitialise_top(backbone, fresh, blocks)
     return objective.network(backbone)
+
+
+def _weights(config: Config) -> dict[str, str]:
+    """SHA-256 of the pretrained weights, and of a teacher's, by reference."""
+    fields = ("model.reference", "teacher.reference")
+    values = flatten(config)
+    used = [values[name] for name in fields if values.get(name) is not None]
+    return {reference: sha256_of_folder(checkpoint_folder(reference)) for reference in used}
 
 
 def _general_text(config: Config, objective: Objective) -> Examples | None:

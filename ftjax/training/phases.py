@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from rich.console import Console
 from safetensors.numpy import load, save
 
@@ -32,6 +33,7 @@ from ftjax.tuning.partition import Parameters
 
 FEATURES = "features.safetensors"
 REFERENCE = "reference.safetensors"
+TEACHER = "teacher.safetensors"
 DIGEST_BYTES = 32
 Features = dict[str, np.ndarray]
 
@@ -117,6 +119,22 @@ def with_reference(folder: RunFolder, parts: Parts, measure: Measure, console: C
         _save_arrays(folder.path / REFERENCE, found)
         note_reference(folder.path, "the network before tuning", _sha256(parts))
     return dataclasses.replace(parts, objective=parts.objective.with_reference(found))
+
+
+def with_teacher(config: Config, folder: RunFolder, parts: Parts, console: Console) -> Parts:
+    """The same parts, with what a teacher says of the training split; it is kept for a resume."""
+    teacher = parts.objective.teacher()
+    if teacher is None:
+        return parts
+    found = _load_arrays(folder.path / TEACHER)
+    if not found:
+        console.print("Asking the teacher ...")
+        graphdef, state = nnx.split(teacher.load())
+        size = config.evaluation.batch_size
+        measure = Measure(parts.parallel, lambda s, _: nnx.merge(graphdef, s), {}, size)
+        found = measure(teacher.measurement, parts.parallel.place(state))
+        _save_arrays(folder.path / TEACHER, found)
+    return dataclasses.replace(parts, objective=parts.objective.with_teacher(found["train"]))
 
 
 def _sha256(parts: Parts) -> str:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ftjax.data.examples import Batch
-from ftjax.objectives.base import Rollout
+from ftjax.objectives.rollout import Rollout
 from ftjax.randomness import run_key
 from ftjax.training.build import Parts
 from ftjax.training.loop import Progress

@@ -31,6 +31,7 @@ from ftjax.training.phases import (
     train_head,
     with_anchors,
     with_reference,
+    with_teacher,
 )
 from ftjax.training.tensorboard import require_event_writer
 from ftjax.tuning.averaging import between
@@ -118,6 +119,7 @@ def _train_and_score(
     # One for all phases, so that each function is compiled once.
     measure = make_measure(config, parts)
     parts = with_reference(folder, parts, measure, console)
+    parts = with_teacher(config, folder, parts, console)
     features, before = measure_before(config, folder, parts, measure, console)
     seconds()
     if parts.only_head_moves:

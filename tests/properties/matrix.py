@@ -7,7 +7,6 @@ follows: see `cases.py` for how it is built and `test_properties.py` for what is
 
 import dataclasses
 import itertools
-import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from made import (
+    NEW,
+    REWARDS,
+    VOCABULARY,
+    some_text,
+    with_completions,
+    write_likes,
+)
 from test_decoder import FIELDS as DECODERS
 from test_encoders import CONFIGS as ENCODERS
 from test_families import CONFIGS as OTHERS
 from tiny import WORDS
-
-from ftjax.models.rollout import Completions
 
 PROPERTIES = {
     "garbage": "garbage and NaN where nothing is to be read change no bit of loss or gradient",
@@ -33,8 +38,6 @@ PROPERTIES = {
     "resumed": "stopped and started again is the run that never stopped",
 }
 SIDES = ("right", "left")
-SIZES = (1, 2, 3, 3, 4, 5, 6, 7)
-"""Words of the eight examples. A word has up to three tokens, and a row 24."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,15 +112,6 @@ def network_of(family: str) -> str:
     return "causal_lm" if family in DECODERS else "seq2seq_lm"
 
 
-END = 3
-VOCABULARY = 64
-"""Rows of every tiny network's table (`tiny.write_checkpoint`)."""
-
-
-def some_text(generator: random.Random, words: int) -> str:
-    return " ".join(generator.choices(WORDS, k=words))
-
-
 def in_a_column(name: str, value: Callable[[random.Random], Any]) -> Callable:
     """Texts with something said of each."""
     return lambda generator, words: {"text": some_text(generator, words), name: value(generator)}
@@ -160,22 +154,6 @@ def near(generator: random.Random, words: int) -> dict[str, str]:
     return {name: some_text(generator, count) for name, count in counts.items()}
 
 
-ITEMS = 12
-
-
-def write_likes(folder: Path, times: int) -> None:
-    """So many times eight people, each with a few items; the last two are held out."""
-    generator = random.Random(0)
-    likes = [
-        {"user_id": user, "item_id": item, "timestamp": place}
-        for user, words in enumerate(SIZES * times)
-        for place, item in enumerate(generator.sample(range(ITEMS), 4 + words % 3))
-    ]
-    items = [{"item_id": n, "title": some_text(generator, 1 + n % 2)} for n in range(ITEMS)]
-    for name, rows in (("likes", likes), ("items", items)):
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-
-
 def of_the_shares(objective, batch) -> float:
     """Items are found by how seldom they are, among those that a row's user does not like."""
     ids, real = batch["target_ids"], batch["target_ids"] >= 0
@@ -186,31 +164,6 @@ def of_the_shares(objective, batch) -> float:
         others = sum(rarity[r, c] for r, c in np.argwhere(real) if ids[r, c] not in known)
         found.append(np.mean(np.log(1 + others / rarity[row][real[row]])))
     return float(np.mean(found))
-
-
-NEW = 8
-REWARDS = Path(__file__).with_name("rewards.py")
-
-
-def with_completions(objective, batch) -> Mapping[str, np.ndarray]:
-    """Prompts with completions that no network wrote: some end, and some do not.
-
-    Of the examples every other one, so that there are no more rows than elsewhere.
-    """
-    rollout = objective.rollout()
-    copies = rollout.copies
-    batch = {name: np.repeat(array[::copies], copies, axis=0) for name, array in batch.items()}
-    rows = len(batch["example_ids"])
-    generator = np.random.default_rng(int(batch["example_ids"].sum()) + 99)
-    tokens = generator.integers(4, VOCABULARY, (rows, NEW)).astype(np.int32)
-    lengths = generator.integers(1, NEW + 1, rows)
-    tokens[np.arange(rows), lengths - 1] = END
-    tokens[::5] = generator.integers(4, VOCABULARY, (len(tokens[::5]), NEW))
-    kept = np.arange(NEW) < lengths[:, None]
-    kept[::5] = True
-    tokens = np.where(kept, tokens, -1)
-    logps = -generator.exponential(size=tokens.shape).astype(np.float32)
-    return rollout.batch(batch, Completions(tokens, logps))
 
 
 def of_the_advantages(objective, batch) -> float:

@@ -103,6 +103,11 @@ class Recommendation(Objective):
             choices=("mean", "first", "last"),
         ),
         "objective.scale": Field(20.0, "What cosines are multiplied by.", above=0.0),
+        "objective.popularity": Field(
+            True,
+            "Begin each item's score at the logarithm of its share of all likes, so that what is "
+            "learned is how a user differs from everybody.",
+        ),
         "penalties.replay": None,
         "evaluation.baselines": Field(True, "Also rank by popularity, ItemKNN and EASE."),
         **metric_field(USER_METRICS, "ndcg@10"),
@@ -163,7 +168,11 @@ class Recommendation(Objective):
             shares=data.shares,
             seed=data.split_seed,
         )
-        self.facts["items"] = [{"id": name, "text": text} for name, text in catalogue.items()]
+        counts = np.bincount(found.items[found.splits == 0], minlength=len(ids))
+        self.facts["items"] = [
+            {"id": name, "text": text, "likes": int(count)}
+            for (name, text), count in zip(catalogue.items(), counts, strict=True)
+        ]
         self._note(records.name, found, len(ids))
         self._make_examples(found, list(catalogue.values()), items.fingerprint)
 
@@ -263,6 +272,31 @@ class Recommendation(Objective):
         )
         return known
 
+    def scores(self, users: np.ndarray, items: np.ndarray) -> Scores:
+        """What users' vectors [users, hidden] say of items' [items, hidden], in float64.
+
+        That is cosines times the scale, from where each item begins.
+        """
+        found: list[Any] = [normalize(vectors.astype(np.float64)) for vectors in (users, items)]
+        begins = np.asarray(self._prior(np.arange(len(items))), np.float64)
+        ones = np.ones((len(users), 1))
+        return Scores(
+            np.concatenate([self.config.objective.scale * found[0], ones], axis=1),
+            np.concatenate([found[1].T, begins[None]]),
+        )
+
+    def _prior(self, items: Any) -> Any:
+        """Where the scores of items begin, float32 of their numbers' shape."""
+        likes = np.asarray([item["likes"] for item in self.facts["items"]], np.float64)
+        if not self.config.objective.popularity:
+            likes = np.zeros(len(likes))
+        # One more like of each, so that new items have a chance.
+        logs = np.log((likes + 1) / (likes + 1).sum())
+        return jnp.asarray(logs, jnp.float32)[items]
+
+    def _scores(self, split: str, outputs: Mapping[str, np.ndarray]) -> Scores:
+        return self.scores(outputs[split], outputs[CATALOGUE])
+
     @property
     def _popularity(self) -> np.ndarray:
         """How often each item is liked in training, float [items]."""
@@ -292,7 +326,7 @@ class Recommendation(Objective):
             batch["target_ids"],
             batch["known_ids"],
             real,
-            batch["log_shares"],
+            batch["log_shares"] - self._prior(batch["target_ids"]),
             scale=self.config.objective.scale,
         )
         counts = jnp.maximum(jnp.sum(real, axis=1), 1)
@@ -319,7 +353,7 @@ class Recommendation(Objective):
                 f"{split}/{name}": value
                 for split in found
                 if split != CATALOGUE
-                for name, value in self._ranked(split, _scores(split, found)).items()
+                for name, value in self._ranked(split, self._scores(split, found)).items()
             }
 
         assert self._catalogue is not None
@@ -342,7 +376,7 @@ class Recommendation(Objective):
 
     def intervals(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Interval]:
         """Over users."""
-        found = user_metrics(_scores("test", outputs), self._audiences["test"])
+        found = user_metrics(self._scores("test", outputs), self._audiences["test"])
         return {name: interval_of_mean(values) for name, values in found.items()}
 
     def details(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -352,7 +386,7 @@ class Recommendation(Objective):
         found: dict[str, Any] = {"eval_args": args | {"split": {args["split"]: how}}}
         if self.has_baselines:
             scores, found["baseline_settings"] = self._baseline_scores()
-            mine = user_metrics(_scores("test", outputs), self._audiences["test"])
+            mine = user_metrics(self._scores("test", outputs), self._audiences["test"])
             found["against"] = {
                 name: _compared(mine, user_metrics(theirs, self._audiences["test"]))
                 for name, theirs in scores.items()
@@ -409,12 +443,6 @@ class Recommendation(Objective):
         """The items of a finished run, one a row."""
         texts = [item["text"] for item in self.facts["items"]]
         return rows_of_texts(texts, self.tokenizer, self.config.data.item_max_length, "")
-
-
-def _scores(split: str, outputs: Mapping[str, np.ndarray]) -> Scores:
-    """Cosines of each user of a split with each item, in float64."""
-    vectors: list[Any] = [normalize(outputs[n].astype(np.float64)) for n in (split, CATALOGUE)]
-    return Scores(vectors[0], vectors[1].T)
 
 
 def _compared(mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, Any]:

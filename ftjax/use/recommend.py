@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
-from sklearn.preprocessing import normalize
 
 from ftjax.data.examples import Examples
 from ftjax.evaluation.measurement import Measurement
@@ -61,7 +60,7 @@ class Recommender:
             count: how many items at most.
 
         Returns:
-            `id`, `text` and `score` (a cosine) of each.
+            `id`, `text` and `score` of each.
 
         Raises:
             ValueError: nobody is called so.
@@ -101,7 +100,7 @@ class Recommender:
         self, texts: Sequence[str], known: Sequence[int], count: int
     ) -> list[dict[str, Any]]:
         examples = self._objective.prediction_examples([{"liked": list(texts)}])
-        scores = self._vectors(examples) @ self._items.T
+        scores = self._objective.scores(self._vectors(examples), self._items).of(slice(None))
         hidden = np.zeros(scores.shape, bool)
         hidden[0, list(known)] = True
         return [
@@ -111,8 +110,7 @@ class Recommender:
         ]
 
     def _vectors(self, examples: Examples) -> np.ndarray:
-        """Unit vectors, float64 [rows, hidden]."""
+        """Of texts, float32 [rows, hidden]."""
         outputs = self._objective.outputs
         measurement = Measurement({"rows": examples}, outputs, lambda found: found["rows"])
-        found: Any = normalize(self._measure(measurement, self._state).astype(np.float64))
-        return found
+        return self._measure(measurement, self._state)

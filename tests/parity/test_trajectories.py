@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from cases import apart
 from fixtures import config_for, data_folder, family_folder  # noqa: F401
-from matrix import ROWS, VOCABULARY
+from made import VOCABULARY
+from matrix import ROWS
 from steps import STEPS, track_of
 
 torch = pytest.importorskip("torch")

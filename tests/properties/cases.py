@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matrix import ROWS, SIZES, VOCABULARY, checkpoint_fields, is_encoder, network_of
+from made import SIZES, VOCABULARY
+from matrix import ROWS, checkpoint_fields, is_encoder, network_of
 from tiny import end_texts, write_checkpoint, write_subword_tokenizer, write_tokenizer
 
 from ftjax.config import Config, base_config, override

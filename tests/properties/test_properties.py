@@ -15,7 +15,8 @@ from cases import (
     wider,
     with_other_neighbours,
 )
-from matrix import PROPERTIES, ROWS, SIZES, cells, reason, reasons, sided_cells
+from made import SIZES
+from matrix import PROPERTIES, ROWS, cells, reason, reasons, sided_cells
 from stopped import whole_and_continued
 
 from ftjax.config import override

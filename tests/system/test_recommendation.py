@@ -200,3 +200,21 @@ def test_refused(config_of, fields, message):
 def test_fields_that_nobody_would_read(config_of, name):
     with pytest.raises((ValueError, AttributeError, KeyError), match=name):
         config_of(**{f"data__{name}": 3 if name == "train_limit" else "other"})
+
+
+def test_scores_begin_at_the_popularity_of_items(config_of):
+    """Of a network that says the same of everything, the ranking is that of how often it is liked."""
+    parts = build(config_of())
+    objective = parts.objective
+    outputs = {name: np.ones((len(e.lengths), 4)) for name, e in objective.examples.items()}
+    outputs["items"] = np.ones((ITEMS, 4))
+    found = objective.measurement().score(
+        {name: outputs[name] for name in ("validation", "test", "items")}
+    )
+    popular = objective.baselines({})["pop"]
+    assert found["test/ndcg@10"] == pytest.approx(popular["ndcg@10"])
+    # In training the same is added to what is taken for how often an item is sampled: as both are
+    # shares of likes, little is left of either.
+    batch = objective.examples["train"].batch(np.arange(8), rows=8, length=40)
+    left = batch["log_shares"] - np.asarray(objective._prior(batch["target_ids"]))
+    assert np.abs(left[batch["target_ids"] >= 0]).max() < 0.7

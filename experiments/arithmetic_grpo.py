@@ -30,8 +30,8 @@ def get_config():
     config.objective.max_completion_length = 4
     config.optimizer.learning_rate = 5e-4
     config.training.epochs = 1
-    config.training.max_steps = 80
-    config.evaluation.every = 40
+    config.training.max_steps = 60
+    config.evaluation.every = 30
     config.retention.source = "tfds://vader/newspaper"
     config.retention.limit = 128
     return config

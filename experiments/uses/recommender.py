@@ -22,12 +22,12 @@ def get_config(divided: Literal["global_time", "leaky_random"] = "global_time"):
     config.data.catalogue = "tfds://movielens100k/items"
     config.data.eval_args = divided
     config.data.min_rating = 4.0
-    config.data.max_history = 16
-    config.data.max_length = 96
-    config.data.item_max_length = 16
+    config.data.max_history = 10
+    config.data.max_length = 64
+    config.data.item_max_length = 12
     config.data.targets = 8
     config.data.batch_size = 64
     config.optimizer.learning_rate = 2e-4
-    config.training.epochs = 3
+    config.training.epochs = 2
     config.retention.limit = 300
     return config

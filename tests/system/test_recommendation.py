@@ -203,7 +203,7 @@ def test_fields_that_nobody_would_read(config_of, name):
 
 
 def test_scores_begin_at_the_popularity_of_items(config_of):
-    """Of a network that says the same of everything, the ranking is that of how often it is liked."""
+    """Of a network that says the same of everything, they are how often items are liked."""
     parts = build(config_of())
     objective = parts.objective
     outputs = {name: np.ones((len(e.lengths), 4)) for name, e in objective.examples.items()}

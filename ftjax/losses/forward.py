@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ftjax.models.layers import Network
 
@@ -56,10 +57,49 @@ def forward(
     frozen: Parameters,
     batch: Mapping[str, jax.Array],
     key: jax.Array | None,
+    rows_at_once: int | None = None,
 ) -> Forward:
-    """Runs the network over a batch; see `Forward`."""
+    """Runs the network over a batch; see `Forward`.
+
+    Args:
+        network: (trainable parameters, key) -> network.
+        parameters: the trainable ones.
+        frozen: the others.
+        batch: arrays [rows, ...].
+        key: for dropout; None without.
+        rows_at_once: the network holds activations of so many rows, which divide the batch; None
+            for all. Outputs must be arrays [rows, ...].
+    """
     tuned = network(parameters, key)
-    return Forward(network, parameters, frozen, tuned, tuned(batch, key=key), batch, key)
+    if rows_at_once is None:
+        outputs = tuned(batch, key=key)
+    else:
+        outputs = _in_parts(
+            lambda part, key: network(parameters, key)(part, key=key), batch, key, rows_at_once
+        )
+    return Forward(network, parameters, frozen, tuned, outputs, batch, key)
+
+
+def _in_parts(
+    outputs_of: Callable, batch: Mapping[str, jax.Array], key: jax.Array | None, size: int
+) -> Any:
+    """Outputs of a batch, a part at a time; the backward pass computes each part again.
+
+    A loss of all outputs has its gradient, and no more than a part's activations are held (Gao et
+    al. 2021, GradCache, https://arxiv.org/abs/2101.06983). Each part has its own key, both times.
+    """
+    rows = len(batch["weights"])
+    count = rows // size
+
+    def divided(array):
+        # Every so-many-th row, so that each part has rows of every device.
+        return jnp.moveaxis(array.reshape(size, count, *array.shape[1:]), 1, 0)
+
+    # What rides along (`replay_...`) has rows of its own, and is no part of the outputs.
+    parts = {name: divided(array) for name, array in batch.items() if len(array) == rows}
+    keys = None if key is None else jax.random.split(key, count)
+    outputs = jax.lax.map(lambda part: jax.checkpoint(outputs_of)(*part), (parts, keys))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(rows, *x.shape[2:]), outputs)
 
 
 def of_outputs(loss: Callable) -> Callable:

@@ -254,6 +254,11 @@ class Objective(abc.ABC):
         """Whether `loss` asks the network before tuning in each step."""
         return False
 
+    @property
+    def rows_at_once(self) -> int | None:
+        """Rows whose activations a step holds, however many the loss compares; None for all."""
+        return None
+
     def reference(self) -> Measurement | None:
         """What has to be known of the network before tuning, as an array of each example."""
         return None

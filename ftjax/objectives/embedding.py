@@ -94,6 +94,13 @@ class Embedding(Objective):
             "Learn the first so many numbers of each vector as well, such as (64, 384).",
             items=int,
         ),
+        "objective.mini_batch_size": Field(
+            None,
+            "Rows whose activations are held at once; the batch, and so the loss and its gradient, "
+            "stay whole (GradCache). None: all.",
+            optional=int,
+            minimum=1,
+        ),
         **PROBE_FIELDS,
     }
 
@@ -113,6 +120,12 @@ class Embedding(Objective):
             return (
                 "config.objective.loss = 'triplet' needs negatives: name their columns in "
                 "config.data.negative_fields."
+            )
+        rows, part = config.data.batch_size, config.objective.mini_batch_size
+        if part is not None and rows % part:
+            return (
+                f"config.objective.mini_batch_size = {part} does not divide config.data.batch_size "
+                f"= {rows}; the batch is embedded in equal parts."
             )
         if any(width < 1 for width in config.objective.matryoshka_dims):
             return "config.objective.matryoshka_dims must be numbers of at least 1."
@@ -168,6 +181,11 @@ class Embedding(Objective):
                 f"network's vectors have {width} numbers."
             )
         return SentenceEncoder(backbone, self.config.model.pooling, len(self._names))
+
+    @property
+    def rows_at_once(self) -> int | None:
+        """As the config says."""
+        return self.config.objective.mini_batch_size
 
     def loss(self, forward: Forward) -> LossSums:
         """Summed over the lengths of Matryoshka, as the reference has it."""

@@ -141,6 +141,7 @@ def _begin(
             moving=stage.moving,
             accumulation_steps=config.optimizer.accumulation_steps,
             axis_name=parts.parallel.axis_name,
+            rows_at_once=objective.rows_at_once,
         )
         for stage in stages
     ]

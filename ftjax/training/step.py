@@ -77,6 +77,7 @@ def make_train_step(
     moving: Collection[str] | None = None,
     accumulation_steps: int = 1,
     axis_name: str | None = None,
+    rows_at_once: int | None = None,
 ) -> TrainStep:
     """The step `(state, frozen, batch) -> (state, metrics)`.
 
@@ -92,6 +93,7 @@ def make_train_step(
         accumulation_steps: the batch is worked off in so many equal parts, one after the other; the
             result is that of the whole batch, whatever the parts' weights.
         axis_name: pmap's axis to sum over; None where a mesh makes sums global by itself.
+        rows_at_once: rows whose activations are held; None for all. See `forward`.
 
     Returns:
         A function to be mapped by `ftjax.training.parallel`. Metrics are float32 scalars: `loss`
@@ -104,7 +106,7 @@ def make_train_step(
             return give_keys(rebuild(parameters, frozen), key)
 
         parameters = penalties.perturb(moving | resting, frozen, key)
-        passed = forward(network, parameters, frozen, batch, key)
+        passed = forward(network, parameters, frozen, batch, key, rows_at_once)
         total, weight, metrics = loss(passed)
         held = penalties.on_outputs(passed)
         total += sum(held.values(), jnp.zeros(()))

@@ -1,10 +1,10 @@
 """MiniLM teaches BERT-tiny what licence clauses oblige to: what is kept, and at which speed.
 
-    python scripts/train.py --config=experiments/license_clauses.py
-    python scripts/export.py --run=runs/license_clauses/base/seed-0 --folder=export/license_clauses
-    python scripts/train.py --config=experiments/distil_clauses.py
-    python scripts/train.py --config=experiments/distil_clauses.py:logits
-    python scripts/train.py --config=experiments/distil_clauses.py:features
+python scripts/train.py --config=experiments/license_clauses.py
+python scripts/export.py --run=runs/license_clauses/base/seed-0 --folder=export/license_clauses
+python scripts/train.py --config=experiments/distil_clauses.py
+python scripts/train.py --config=experiments/distil_clauses.py:logits
+python scripts/train.py --config=experiments/distil_clauses.py:features
 """
 
 from typing import Literal

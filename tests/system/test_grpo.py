@@ -315,3 +315,23 @@ def test_bad_prompts(config_of, tmp_path):
         objective = Grpo(config, Path(config.model.reference))
         objective.read()
         assert objective.left_out == 1
+
+
+def test_devices_draw_what_one_draws(config_of, tmp_path):
+    """A mesh of all devices, and pmap over them: the same rewards, step by step."""
+    logs = []
+    for parallel in ("mesh", "pmap"):
+        config = config_of(
+            training__parallel=parallel,
+            training__max_steps=2,
+            training__epochs=2,
+            data__batch_size=8,
+            evaluation__batch_size=8,
+            objective__num_iterations=2,
+        )
+        run(config, tmp_path / parallel)
+        lines = (tmp_path / parallel / "metrics.jsonl").read_text().splitlines()
+        logs.append([step for step in map(json.loads, lines) if "train/reward" in step])
+    for mesh, pmap in zip(*logs, strict=True):
+        for name in ("train/reward", "train/loss", "train/gradient_norm"):
+            assert mesh[name] == pytest.approx(pmap[name], abs=1e-4), name

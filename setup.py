@@ -30,6 +30,7 @@ setup(
         "numpy",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
+        "pillow",
         "pyyaml",
         "qwix",
         "requests",

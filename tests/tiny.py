@@ -30,7 +30,10 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 def write_checkpoint(folder, family, fields, network):
     """config.json and model.safetensors of a random network."""
-    fields = fields | {"model_type": family.model_type, "vocab_size": len(SPECIAL) + len(WORDS)}
+    fields = fields | {"model_type": family.model_type}
+    # What sees images knows no words.
+    if "image_size" not in fields:
+        fields["vocab_size"] = len(SPECIAL) + len(WORDS)
     (folder / "config.json").write_text(json.dumps(fields))
     build = family.networks[network]
     model = build(family.parse_config(fields), rngs=nnx.Rngs(0))

@@ -27,6 +27,8 @@ def get_config(divided: Literal["global_time", "leaky_random"] = "global_time"):
     config.data.item_max_length = 12
     config.data.targets = 8
     config.data.batch_size = 64
+    # At the start, how alike texts are says little of who likes them.
+    config.objective.scale = 5.0
     config.optimizer.learning_rate = 2e-4
     config.training.epochs = 2
     config.retention.limit = 300

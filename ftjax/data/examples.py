@@ -17,7 +17,7 @@ from ftjax.data.sources import Records
 from ftjax.data.text import TokenizedText, tokenize, tokenize_documents
 
 Batch = dict[str, np.ndarray]
-READ_BY_NETWORK = ("input_ids", "attention_mask", "token_type_ids")
+READ_BY_NETWORK = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
 
 
 class Examples(Protocol):

@@ -90,6 +90,27 @@ def tfidf_features(
     return features
 
 
+def nearest_neighbours(
+    train: tuple[np.ndarray, np.ndarray], test: np.ndarray, classes: int, *, count: int = 20
+) -> np.ndarray:
+    """Classes of the nearest features, each neighbour's vote exp(cosine / 0.07).
+
+    (Caron et al. 2021, DINO, 2104.14294, appendix F.1, after Wu et al. 2018.)
+
+    Args:
+        train: features [examples, hidden] and labels int [examples].
+        test: features [examples, hidden].
+        classes: how many there are.
+        count: of neighbours, at most all.
+    """
+    (features, labels), votes = train, np.zeros((len(test), classes))
+    features, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, test))
+    for row, similar in enumerate(track(test @ features.T, "looking for neighbours")):
+        nearest = np.argsort(-similar, kind="stable")[:count]
+        np.add.at(votes[row], labels[nearest], np.exp((similar[nearest] - 1) / 0.07))
+    return votes.argmax(-1)
+
+
 def _fit_vectorizer(texts: list[str]) -> TfidfVectorizer:
     """Of words and word pairs; of characters where no word stands in two texts.
 

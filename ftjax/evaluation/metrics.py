@@ -114,6 +114,18 @@ def label_intervals(
     return {"accuracy": found["micro_f1"], "macro_f1": found["macro_f1"]}
 
 
+def top_k_hits(labels: np.ndarray, outputs: np.ndarray, count: int) -> np.ndarray:
+    """Whether each label is among the so many likeliest classes, bool [examples].
+
+    Args:
+        labels: int [examples].
+        outputs: float [examples, classes].
+        count: of classes; with no more than these, all labels are.
+    """
+    own = np.take_along_axis(outputs, labels[:, None], axis=1)
+    return (outputs > own).sum(1) < count
+
+
 def per_class_report(
     labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str]
 ) -> dict[str, dict[str, float]]:

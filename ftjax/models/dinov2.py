@@ -208,9 +208,12 @@ class Dinov2Classifier(nnx.Module):
     def __call__(self, pixel_values: jax.Array, *, key: jax.Array | None = None) -> Output:
         """As the backbone, with `logits` [batch, labels]."""
         output = self.backbone(pixel_values, key=key)
+        return output._replace(logits=self.classifier(self.pool(output)))
+
+    def pool(self, output: Output) -> jax.Array:
+        """What the head sees of the backbone's output, [batch, 2 * hidden]."""
         patches = jnp.mean(output.last_hidden_state[:, 1:], axis=1)
-        features = jnp.concatenate([output.last_hidden_state[:, 0], patches], axis=1)
-        return output._replace(logits=self.classifier(features))
+        return jnp.concatenate([output.last_hidden_state[:, 0], patches], axis=1)
 
 
 FAMILY = Family(

@@ -113,5 +113,8 @@ class ClassifierOfPair(nnx.Module):
     def __call__(self, pixel_values: jax.Array, *, key: jax.Array | None = None) -> Output:
         """As the backbone, with `logits` [batch, labels]."""
         output = self.backbone(pixel_values, key=key)
-        features = jnp.mean(output.last_hidden_state[:, self.extra_tokens :], axis=1)
-        return output._replace(logits=self.classifier(features))
+        return output._replace(logits=self.classifier(self.pool(output)))
+
+    def pool(self, output: Output) -> jax.Array:
+        """What the head sees of the backbone's output, [batch, hidden]."""
+        return jnp.mean(output.last_hidden_state[:, self.extra_tokens :], axis=1)

@@ -266,7 +266,11 @@ class ViTClassifier(nnx.Module):
     def __call__(self, pixel_values: jax.Array, *, key: jax.Array | None = None) -> Output:
         """As the backbone, with `logits` [batch, labels]."""
         output = self.backbone(pixel_values, key=key)
-        return output._replace(logits=self.classifier(output.last_hidden_state[:, 0]))
+        return output._replace(logits=self.classifier(self.pool(output)))
+
+    def pool(self, output: Output) -> jax.Array:
+        """What the head sees of the backbone's output, [batch, hidden]."""
+        return output.last_hidden_state[:, 0]
 
 
 class DeiTClassifierWithTeacher(nnx.Module):

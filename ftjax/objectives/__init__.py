@@ -5,6 +5,7 @@ from ftjax.objectives.causal_lm import CausalLanguageModeling
 from ftjax.objectives.classification import Classification
 from ftjax.objectives.embedding import Embedding
 from ftjax.objectives.grpo import Grpo
+from ftjax.objectives.image_classification import ImageClassification
 from ftjax.objectives.kto import Kto
 from ftjax.objectives.masked_lm import MaskedLanguageModeling
 from ftjax.objectives.multi_label import MultiLabel
@@ -33,6 +34,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "seq2seq": SequenceToSequence,
     "token_classification": TokenClassification,
     "span_extraction": SpanExtraction,
+    "image_classification": ImageClassification,
     "embedding": Embedding,
     "recommendation": Recommendation,
 }

@@ -245,6 +245,10 @@ class Objective(abc.ABC):
         add up to exactly the loss of the whole batch.
         """
 
+    def augmented(self, batch: Mapping[str, jax.Array], key: jax.Array) -> Mapping[str, jax.Array]:
+        """A batch as it is learned from in one step; inside jit, by a key of the step."""
+        return batch
+
     def general_loss(self, forward: Forward) -> LossSums:
         """Of text that has nothing to do with the task (`penalties.replay`); as `loss`."""
         return self.loss(forward)

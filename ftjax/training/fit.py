@@ -142,6 +142,7 @@ def _begin(
             accumulation_steps=config.optimizer.accumulation_steps,
             axis_name=parts.parallel.axis_name,
             rows_at_once=objective.rows_at_once,
+            augment=objective.augmented,
         )
         for stage in stages
     ]

@@ -25,6 +25,10 @@ Loss = Callable[[Forward], tuple[jax.Array, jax.Array, Sums]]
 TrainStep = Callable[["TrainState", Parameters, Batch], tuple["TrainState", dict[str, jax.Array]]]
 
 
+# What a step's key is folded with, beside what penalties do (1) for a second dropout mask.
+AUGMENTED = 2
+
+
 class TrainState(NamedTuple):
     """All that a step changes, and so all that a checkpoint holds.
 
@@ -78,6 +82,7 @@ def make_train_step(
     accumulation_steps: int = 1,
     axis_name: str | None = None,
     rows_at_once: int | None = None,
+    augment: Callable[[Batch, jax.Array], Batch] = lambda batch, key: batch,
 ) -> TrainStep:
     """The step `(state, frozen, batch) -> (state, metrics)`.
 
@@ -94,6 +99,7 @@ def make_train_step(
             result is that of the whole batch, whatever the parts' weights.
         axis_name: pmap's axis to sum over; None where a mesh makes sums global by itself.
         rows_at_once: rows whose activations are held; None for all. See `forward`.
+        augment: (batch, key) -> the batch as this step learns from it.
 
     Returns:
         A function to be mapped by `ftjax.training.parallel`. Metrics are float32 scalars: `loss`
@@ -106,6 +112,7 @@ def make_train_step(
             return give_keys(rebuild(parameters, frozen), key)
 
         parameters = penalties.perturb(moving | resting, frozen, key)
+        batch = augment(batch, jax.random.fold_in(key, AUGMENTED))
         passed = forward(network, parameters, frozen, batch, key, rows_at_once)
         total, weight, metrics = loss(passed)
         held = penalties.on_outputs(passed)

@@ -193,8 +193,8 @@ def objective_of(tiny_bert, tiny_llama, tiny_t5, tmp_path):
     return make
 
 
-# Read no file for each split, or need functions: see test_recommendation.py and test_grpo.py.
-OTHERS = {"recommendation", "grpo"}
+# Read no file for each split, need functions or see images: tests/system has theirs.
+OTHERS = {"recommendation", "grpo", "image_classification"}
 
 
 def test_every_objective_is_tried():

@@ -28,6 +28,10 @@ LARGEST, MEAN = 5e-4, 5e-5
 
 def inputs_of(batch):
     """One text a row, as transformers has it, and which rows count."""
+    if "pixel_values" in batch:
+        rows = batch["weights"] > 0
+        pixels = np.moveaxis((batch["pixel_values"][rows] / 255 - 0.5) / 0.5, -1, 1)
+        return {"pixel_values": torch.tensor(pixels, dtype=torch.float32)}, rows, batch
     if "segment_ids" in batch:
         batch = apart(batch, int((batch["position_ids"] == 0).sum()))
         mask = batch["segment_ids"]
@@ -235,6 +239,12 @@ REFERENCES = {
     "kto": ("AutoModelForCausalLM", liked_texts, of_judged, {}),
     "grpo": ("AutoModelForCausalLM", completions_of, of_completions, {}),
     "reward": (SEQUENCES, following_tokens, of_rewards, {"num_labels": 1}),
+    "image_classification": (
+        "AutoModelForImageClassification",
+        labels_of_rows,
+        of_transformers,
+        {},
+    ),
     "embedding": ("AutoModel", equal_texts, of_neighbours, {}),
     "recommendation": ("AutoModel", items_of_rows, of_next_likes, {}),
     "sft": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from made import SIZES, VOCABULARY
+from made import PROCESSOR, SIZES, VOCABULARY
 from matrix import ROWS, checkpoint_fields, is_encoder, network_of
 from tiny import end_texts, write_checkpoint, write_subword_tokenizer, write_tokenizer
 
@@ -43,7 +43,7 @@ PLACES = ("start_positions", "end_positions")
 ITEMS = ("target_ids", "known_ids", "log_shares")
 REWARDS = ("advantages", "rewards", "reward_deviations", "completion_lengths", "truncated")
 REWARDED = (*REWARDS, "rewards/letters", "sampling_logps")
-LABELS = ("labels", "desirable", "margins", "text_ids", *ITEMS, *REWARDED, *PLACES)
+LABELS = ("pixel_values", "labels", "desirable", "margins", "text_ids", *ITEMS, *REWARDED, *PLACES)
 POSITIONS = ("masked_positions", "null_positions", "context_start", "context_end")
 MASKS = ("attention_mask", "segment_ids")
 Batch = dict[str, np.ndarray]
@@ -122,6 +122,9 @@ def write_family(folder, family: str, layers: int = 2):
     """A tiny checkpoint with a tokenizer."""
     fields = checkpoint_fields(family, layers)
     write_checkpoint(folder, FAMILIES[fields["model_type"]], fields, network_of(family))
+    if "image_size" in fields:
+        (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+        return
     if is_encoder(family):
         write_subword_tokenizer(folder)
     else:
@@ -163,6 +166,8 @@ def config_of(objective: str, checkpoint, data, *, choices=None, **fields) -> Co
 
 def columns_of(batch: Batch) -> list[str]:
     """Arrays with an entry for each token of a row."""
+    if "input_ids" not in batch:
+        return []
     length = batch["input_ids"].shape[1]
     return [name for name, a in batch.items() if a.ndim >= 2 and a.shape[1] == length]
 

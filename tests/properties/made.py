@@ -21,6 +21,25 @@ def some_text(generator: random.Random, words: int) -> str:
     return " ".join(generator.choices(WORDS, k=words))
 
 
+PROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": 16, "width": 16},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+
+
+def painted(generator: random.Random, words: int) -> dict:
+    """An image of numbers, and which of three colours it has."""
+    pixels = [[generator.randrange(256) for _ in range(16)] for _ in range(16)]
+    return {"image": pixels, "label": "abc"[words % 3]}
+
+
 ITEMS = 12
 
 

@@ -18,6 +18,7 @@ from made import (
     NEW,
     REWARDS,
     VOCABULARY,
+    painted,
     some_text,
     with_completions,
     write_likes,
@@ -109,6 +110,8 @@ def network_of(family: str) -> str:
     """The published network with the most in it; objectives load what they need of it."""
     if is_encoder(family):
         return "masked_lm"
+    if "image_size" in OTHERS.get(family, {}):
+        return "backbone"
     return "causal_lm" if family in DECODERS else "seq2seq_lm"
 
 
@@ -216,6 +219,7 @@ ONE_VECTOR = "one vector is made of a row, so a row is one text"
 ONE_SENTENCE = "windows of sentences are padded, one a row"
 ONE_ROW = "the two texts of a row are one pair, and their answers are compared with each other"
 ONE_ROW_EACH = "a prompt and a completion are one text, one a row"
+ONE_IMAGE = "an image has a row for itself, and all of one size: nothing pads it"
 ONE_PAIR = "a source and its target are a row each"
 BEHIND_A_SOURCE = "a target follows its source in the row, whose padding is behind both, always"
 UNPACKED = {"packed": ONE_VECTOR, "neighbour": ONE_VECTOR}
@@ -415,6 +419,16 @@ ROWS: dict[str, Row] = {
             ),
         },
         other_families="its network and rows are embedding's",
+    ),
+    "image_classification": Row(
+        painted,
+        ("dinov2", "vit"),
+        lambda objective, batch: math.log(len(objective.classes)),
+        "tests/system/test_image_classification.py::"
+        "test_stopped_and_started_again_ends_with_the_same_bits",
+        left_out={"packed": ONE_IMAGE, "neighbour": ONE_IMAGE, "wider": ONE_IMAGE}
+        | {("garbage", family, "left"): ONE_IMAGE for family in ("dinov2", "vit")},
+        other_families="CLIP and SigLIP have the same blocks, and another mean of them",
     ),
     "span_extraction": Row(
         asked,

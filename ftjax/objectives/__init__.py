@@ -12,6 +12,7 @@ from ftjax.objectives.preference import Preference
 from ftjax.objectives.regression import Regression
 from ftjax.objectives.reward import Reward
 from ftjax.objectives.seq2seq import SequenceToSequence
+from ftjax.objectives.setfit import SetFit
 from ftjax.objectives.sft import SupervisedFineTuning
 from ftjax.objectives.span_extraction import SpanExtraction
 from ftjax.objectives.token_classification import TokenClassification
@@ -31,4 +32,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "token_classification": TokenClassification,
     "span_extraction": SpanExtraction,
     "embedding": Embedding,
+    "setfit": SetFit,
 }

@@ -265,6 +265,13 @@ class Objective(abc.ABC):
         """The same, with what `reference` measured."""
         raise NotImplementedError
 
+    def solved(self) -> Measurement | None:
+        """What gives parameters (path -> array) that are computed from the others, not learned.
+
+        They are computed before each validation, and kept with the best.
+        """
+        return None
+
     def alarm(self, metrics: Mapping[str, float]) -> str | None:
         """What a person should be told of a validation's metrics while training goes on."""
         return None
@@ -398,7 +405,7 @@ class Objective(abc.ABC):
         return {}
 
     def load(self, split: str, fields: Mapping[str, str]) -> Records:
-        """The records of a split as the config names it; `train_limit` holds for training."""
+        """The records of a split as the config names it; what limits them holds for training."""
         data = self.config.data
         if self._source is None:
             splits = [data[f"{name}_split"] for name in SPLITS]
@@ -406,8 +413,9 @@ class Objective(abc.ABC):
             division = Division(splits, data.shares, seed, group, fill=True)
             skips = data.on_bad_record == "skip"
             self._source = Source(data.source, division, skip_bad_records=skips)
-        limit = data.train_limit if split == "train" else None
-        records = self._source.records(data[f"{split}_split"], fields, limit)
+        limit, shots = data.train_limit, data.get("shots")
+        few = {"limit": limit, "shots": shots} if split == "train" else {}
+        records = self._source.records(data[f"{split}_split"], fields, **few)
         if left_out := self._left_out.get(split):
             records = records.chosen(np.delete(np.arange(len(records)), list(left_out)))
         self._contents[split] = records.contents()

@@ -25,6 +25,17 @@ from ftjax.losses.forward import Forward
 from ftjax.objectives.base import LossSums, metric_field
 from ftjax.objectives.texts import TextObjective
 
+LABEL_FIELDS: Fields = {
+    "data.label_field": Field("label", "Column with the label."),
+    "data.shots": Field(
+        None,
+        "Learn from so many examples of each class only, drawn at random by data.split_seed; from "
+        "all of a class that has fewer.",
+        optional=int,
+        minimum=1,
+    ),
+}
+
 
 class Classification(TextObjective):
     """Sorts texts into classes by softmax cross-entropy; see `Objective`.
@@ -38,7 +49,7 @@ class Classification(TextObjective):
     gives_labels = True
     fields: ClassVar[Fields] = {
         **TextObjective.fields,
-        "data.label_field": Field("label", "Column with the label."),
+        **LABEL_FIELDS,
         "objective.label_smoothing": Field(
             0.0, "Share of the target spread over classes.", minimum=0.0, below=1.0
         ),
@@ -55,6 +66,16 @@ class Classification(TextObjective):
         self.class_weights: tuple[float, ...] | None = None
         self._positive = 0
 
+    @classmethod
+    def problem(cls, config: Settings) -> str | None:
+        """Two numbers for one thing, or as of all texts."""
+        if config.data.shots is not None and config.data.train_limit is not None:
+            return (
+                f"config.data.shots = {config.data.shots} and config.data.train_limit = "
+                f"{config.data.train_limit} both say how much is learned from; set one of them."
+            )
+        return super().problem(config)
+
     @property
     def label_fields(self) -> dict[str, str]:
         """One column."""
@@ -70,7 +91,7 @@ class Classification(TextObjective):
         if split == "train":
             self._positive = int(np.bincount(labels, minlength=len(self.classes)).argmin())
             self.class_weights = classes.class_weights(
-                labels, self.classes, self.config.objective.class_weights
+                labels, self.classes, self.config.objective.get("class_weights", "none")
             )
         return labels
 

@@ -215,9 +215,8 @@ class Embedding(Objective):
         return total, count, metrics
 
     def divergence(self, first: Any, second: Any, weights: jax.Array) -> jax.Array:
-        """Half the squared distance of unit vectors, which is 1 less their cosine."""
-        apart = jnp.sum((contrastive.unit(first) - contrastive.unit(second)) ** 2, axis=-1)
-        return 0.5 * jnp.sum(jnp.where(weights > 0, jnp.mean(apart, axis=-1), 0.0))
+        """See `contrastive.apart`."""
+        return contrastive.apart(first, second, weights)
 
     def outputs(self, network: Network, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Embeddings, [rows, texts, hidden]."""

@@ -114,5 +114,5 @@ def test_parts_need_the_memory_of_a_part(config_of):
 
 
 def test_rows_divide(config_of):
-    with pytest.raises(ValueError, match="mini_batch_size = 5 does not divide .*batch_size = 32"):
+    with pytest.raises(ValueError, match=r"mini_batch_size = 5 does not divide .*batch_size = 32"):
         validate(config_of(objective__mini_batch_size=5))

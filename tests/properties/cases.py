@@ -85,7 +85,7 @@ class Case:
             batch = apart(self.together(), len(SIZES))
             batch["weights"][examples:] = 0.0
             return batch
-        found = self.parts.objective.examples["train"]
+        found = self.parts.objective.epoch_examples(0)
         return found.batch(np.arange(examples), rows=len(SIZES), length=LENGTH)
 
     def together(self) -> Batch:

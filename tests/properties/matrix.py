@@ -145,6 +145,11 @@ def near(generator: random.Random, words: int) -> dict[str, str]:
     return {name: some_text(generator, count) for name, count in counts.items()}
 
 
+def sorted_briefly(generator: random.Random, words: int) -> dict[str, str]:
+    """A text of up to three words, two of which fit one row."""
+    return {"text": some_text(generator, 1 + words % 3), "label": generator.choice("ab")}
+
+
 def of_the_places(objective, batch) -> float:
     """Both ends of an answer may be any token of a row."""
     rows = batch["weights"] > 0
@@ -345,6 +350,17 @@ ROWS: dict[str, Row] = {
         other_families=(
             "they pool as these do, and masked_lm and seq2seq try their rows and masks; DeBERTa's "
             "convolution would mix the texts of a row"
+        ),
+    ),
+    "setfit": Row(
+        sorted_briefly,
+        ("bert", "llama"),
+        of_the_mean,
+        "tests/system/test_setfit.py::test_stopped_and_started_again_is_the_same_run",
+        {"objective.num_iterations": 1},
+        left_out={"packed": ONE_ROW, "neighbour": ONE_ROW},
+        other_families=(
+            "its rows are embedding's, and its solved head sits on classification's one vector"
         ),
     ),
     "span_extraction": Row(

@@ -15,7 +15,7 @@ from ftjax.data.text_pairs import MOST_PAIRS, SAMPLINGS, TextPairs, draw_pairs, 
 from ftjax.evaluation.measurement import Measurement
 from ftjax.evaluation.metrics import CLASS_METRICS, label_metrics
 from ftjax.evaluation.solved_head import solve_head
-from ftjax.fields import Field, Fields, Settings
+from ftjax.fields import Field, Fields
 from ftjax.losses import contrastive
 from ftjax.losses.forward import Forward
 from ftjax.models.heads import token_table
@@ -56,17 +56,6 @@ class SetFit(Classification):
         ),
         **metric_field(CLASS_METRICS, "accuracy"),
     }
-
-    @classmethod
-    def problem(cls, config: Settings) -> str | None:
-        """Training of a head that is not trained."""
-        if config.tuning.method == "linear_probe":
-            return (
-                "config.tuning.method = 'linear_probe' trains the head alone, and SetFit's head is "
-                "solved. The frozen network with a solved head is in every result "
-                "(test/frozen_linear_head/...); choose another method."
-            )
-        return super().problem(config)
 
     def read_labels(self, split: str, records: Records) -> np.ndarray:
         """As of `Classification`; the training split must have pairs to learn from.
@@ -114,8 +103,15 @@ class SetFit(Classification):
         """A linear layer over one vector per text.
 
         Raises:
-            ValueError: a network without tokens, or whose first token sees no other.
+            ValueError: a network without tokens, or whose first token sees no other; training of
+                the head alone.
         """
+        if self.config.tuning.method == "linear_probe":
+            raise ValueError(
+                "config.tuning.method = 'linear_probe' trains the head alone, and SetFit's head is "
+                "solved. The frozen network with a solved head is in every result "
+                "(test/frozen_linear_head/...); choose another method."
+            )
         # Only to see that it has one.
         token_table(backbone)
         return self.with_new_head(PairClassifier, backbone, self.config.model.pooling, 0.0)

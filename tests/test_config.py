@@ -20,8 +20,11 @@ EVERY_CHOICE = [(o, m) for o in OBJECTIVES for m in METHODS]
 
 
 def ready(objective="classification", method="full"):
+    """With a value in every field that must have one."""
     config = base_config(objective, method)
-    config.name, config.model.reference, config.data.source = "name", "reference", "source"
+    for name, field in config.fields.items():
+        if field.required:
+            config.set(name, ("x",) if field.kind is tuple else name.rpartition(".")[2])
     return config
 
 

@@ -67,6 +67,10 @@ class TokenizedText:
         """Tokens of each text, int64 [texts]."""
         return np.diff(self.offsets)
 
+    def ids_of(self, index: int) -> np.ndarray:
+        """The tokens of a text."""
+        return self.input_ids[slice(*self.offsets[index : index + 2])]
+
 
 def tokenize(
     records: Sequence[dict[str, Any]],

@@ -47,26 +47,45 @@ class TextGroups:
 
         The texts of a row are segments 1, 2, ...; `weights` are float32 [rows].
         """
-        names = ("segment_ids", "position_ids")
-        batch: Batch = {name: np.zeros((rows, length), np.int32) for name in names}
-        batch["input_ids"] = np.full((rows, length), self.pad_token_id, np.int32)
-        batch["weights"] = np.zeros(rows, np.float32)
-        batch["weights"][: len(indices)] = 1.0
+        of_rows = [[text.ids_of(index) for text in self.texts] for index in indices]
+        batch = rows_of_texts(of_rows, rows, length, self.pad_token_id)
         batch["example_ids"] = np.full(rows, -1, np.int32)
         batch["example_ids"][: len(indices)] = indices
-        for row, index in enumerate(indices):
-            at = 0
-            for segment, text in enumerate(self.texts, 1):
-                ids = text.input_ids[slice(*text.offsets[index : index + 2])]
-                here = slice(at, at + len(ids))
-                batch["input_ids"][row, here] = ids
-                batch["segment_ids"][row, here] = segment
-                batch["position_ids"][row, here] = np.arange(len(ids))
-                at = here.stop
         for name, values in {"text_ids": self.text_ids, **self.columns}.items():
             batch[name] = np.zeros((rows, *values.shape[1:]), values.dtype)
             batch[name][: len(indices)] = values[indices]
         return batch
+
+
+def rows_of_texts(
+    of_rows: Sequence[Sequence[np.ndarray]], rows: int, length: int, pad_token_id: int
+) -> Batch:
+    """Texts of a row behind each other.
+
+    Args:
+        of_rows: of each row that there is, the token ids of its texts.
+        rows: of the batch; what is missing has weight 0.
+        length: tokens per row.
+        pad_token_id: fills `input_ids`.
+
+    Returns:
+        `input_ids`, `segment_ids` (1, 2, ... for texts, 0 behind them) and `position_ids` int32
+        [rows, length], `weights` float32 [rows].
+    """
+    names = ("segment_ids", "position_ids")
+    batch: Batch = {name: np.zeros((rows, length), np.int32) for name in names}
+    batch["input_ids"] = np.full((rows, length), pad_token_id, np.int32)
+    batch["weights"] = np.zeros(rows, np.float32)
+    batch["weights"][: len(of_rows)] = 1.0
+    for row, texts in enumerate(of_rows):
+        at = 0
+        for segment, ids in enumerate(texts, 1):
+            here = slice(at, at + len(ids))
+            batch["input_ids"][row, here] = ids
+            batch["segment_ids"][row, here] = segment
+            batch["position_ids"][row, here] = np.arange(len(ids))
+            at = here.stop
+    return batch
 
 
 def text_groups(

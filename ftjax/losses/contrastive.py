@@ -76,6 +76,37 @@ def triplet(embeddings: jax.Array, *, margin: float) -> tuple[jax.Array, jax.Arr
     return losses, jnp.all(positive < negatives, axis=-1).astype(jnp.float32)
 
 
+def cosine_similarity(embeddings: jax.Array, labels: jax.Array) -> jax.Array:
+    """Squared difference of each pair's cosine and what it should be.
+
+    (Reimers & Gurevych 2019, https://arxiv.org/abs/1908.10084, section 3; as CosineSimilarityLoss
+    of sentence-transformers.)
+
+    Args:
+        embeddings: [rows, 2, hidden].
+        labels: float32 [rows], what the cosine should be.
+
+    Returns:
+        Losses, float32 [rows].
+    """
+    vectors = unit(embeddings)
+    return (jnp.sum(vectors[:, 0] * vectors[:, 1], axis=-1) - labels) ** 2
+
+
+def apart(first: jax.Array, second: jax.Array, weights: jax.Array) -> jax.Array:
+    """How far two networks' embeddings of the same texts are apart, summed over rows.
+
+    Half the squared distance of unit vectors, which is 1 less their cosine; of a row the mean.
+
+    Args:
+        first: [rows, texts, hidden].
+        second: the same.
+        weights: [rows], 0 for those that do not count.
+    """
+    squares = jnp.sum((unit(first) - unit(second)) ** 2, axis=-1)
+    return 0.5 * jnp.sum(jnp.where(weights > 0, jnp.mean(squares, axis=-1), 0.0))
+
+
 def cosent(embeddings: jax.Array, scores: jax.Array, real: jax.Array, *, scale: float) -> jax.Array:
     """Pairs in the order of their scores (Su 2022, https://kexue.fm/archives/8847, eq. 6).
 
@@ -142,18 +173,6 @@ def sampled_softmax(
     positive = jnp.take_along_axis(scores, own, axis=1)
     nearest = jnp.max(negatives, axis=1, keepdims=True) <= positive
     return jax.nn.softplus(others - positive), nearest.astype(jnp.float32)
-
-
-def cosine_distance(first: jax.Array, second: jax.Array, weights: jax.Array) -> jax.Array:
-    """Half the squared distance of unit vectors, which is 1 less their cosine; summed over rows.
-
-    Args:
-        first: [rows, texts, hidden].
-        second: of the same shape.
-        weights: [rows], above 0 for rows that count.
-    """
-    apart = jnp.sum((unit(first) - unit(second)) ** 2, axis=-1)
-    return 0.5 * jnp.sum(jnp.where(weights > 0, jnp.mean(apart, axis=-1), 0.0))
 
 
 def shortened(embeddings: jax.Array, dims: Sequence[int]) -> list[jax.Array]:

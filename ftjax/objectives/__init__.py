@@ -15,6 +15,7 @@ from ftjax.objectives.recommendation import Recommendation
 from ftjax.objectives.regression import Regression
 from ftjax.objectives.reward import Reward
 from ftjax.objectives.seq2seq import SequenceToSequence
+from ftjax.objectives.setfit import SetFit
 from ftjax.objectives.sft import SupervisedFineTuning
 from ftjax.objectives.span_extraction import SpanExtraction
 from ftjax.objectives.token_classification import TokenClassification
@@ -37,4 +38,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "image_classification": ImageClassification,
     "embedding": Embedding,
     "recommendation": Recommendation,
+    "setfit": SetFit,
 }

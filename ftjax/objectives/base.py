@@ -24,7 +24,7 @@ from ftjax.data.tokenizer import load_tokenizer
 from ftjax.evaluation.answers import Answers
 from ftjax.evaluation.intervals import Interval
 from ftjax.evaluation.measurement import Measurement, Retention
-from ftjax.fields import Field, Fields, Settings
+from ftjax.fields import Fields, Settings
 from ftjax.losses.divergence import divergence
 from ftjax.losses.forward import Forward
 from ftjax.models.layers import Network
@@ -293,6 +293,13 @@ class Objective(abc.ABC):
         """The same, with what the teacher said of each example of the training split."""
         raise NotImplementedError
 
+    def solved(self) -> Measurement | None:
+        """What gives parameters (path -> array) that are computed from the others, not learned.
+
+        They are computed before each validation, and kept with the best.
+        """
+        return None
+
     def alarm(self, metrics: Mapping[str, float]) -> str | None:
         """What a person should be told of a validation's metrics while training goes on."""
         return None
@@ -426,7 +433,7 @@ class Objective(abc.ABC):
         return {}
 
     def load(self, split: str, fields: Mapping[str, str]) -> Records:
-        """The records of a split as the config names it; `train_limit` holds for training."""
+        """The records of a split as the config names it; what limits them holds for training."""
         data = self.config.data
         if self._source is None:
             splits = [data[f"{name}_split"] for name in SPLITS]
@@ -434,8 +441,9 @@ class Objective(abc.ABC):
             division = Division(splits, data.shares, seed, group, fill=True)
             skips = data.on_bad_record == "skip"
             self._source = Source(data.source, division, skip_bad_records=skips)
-        limit = data.train_limit if split == "train" else None
-        records = self._source.records(data[f"{split}_split"], fields, limit)
+        limit, shots = data.train_limit, data.get("shots")
+        few = {"limit": limit, "shots": shots} if split == "train" else {}
+        records = self._source.records(data[f"{split}_split"], fields, **few)
         if left_out := self._left_out.get(split):
             records = records.chosen(np.delete(np.arange(len(records)), list(left_out)))
         self._contents[split] = records.contents()
@@ -472,31 +480,3 @@ class Objective(abc.ABC):
                 )
         self._unread = source.left_out
         self._source, self._contents = None, {}
-
-
-def metric_field(metrics: Mapping[str, str], default: str) -> Fields:
-    """The field that says which metric chooses the checkpoint."""
-    lower = ", ".join(name for name, better in metrics.items() if better == "lower")
-    which = f"{lower}: lower is better" if lower else "higher is better"
-    meaning = f"Validation metric that chooses the checkpoint ({which})."
-    return {"evaluation.metric": Field(default, meaning, choices=tuple(metrics))}
-
-
-LOGITS_AT_ONCE: Fields = {
-    "model.logits_at_once": Field(
-        2**25, "Most logits held at once; more are computed in chunks.", minimum=1
-    )
-}
-"""For networks that give the logits of a vocabulary at each position."""
-
-
-def buckets_field(lengths: tuple[int, ...], meaning: str, name: str = "buckets") -> Fields:
-    """The field that says to which lengths in tokens rows are padded."""
-    return {f"data.{name}": Field(lengths, meaning, minimum=3, items=int)}
-
-
-def buckets_problem(buckets: Sequence[int], name: str = "buckets") -> str | None:
-    """What is wrong with lengths to pad to, as a sentence, or None."""
-    if not buckets or list(buckets) != sorted(set(buckets)):
-        return f"config.data.{name} = {buckets} must be rising lengths, such as (32, 64, 128)."
-    return None

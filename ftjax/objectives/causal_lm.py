@@ -17,7 +17,8 @@ from ftjax.losses import tokens
 from ftjax.losses.forward import Forward
 from ftjax.models.heads import LanguageModel
 from ftjax.models.layers import Network
-from ftjax.objectives.base import LOGITS_AT_ONCE, LossSums, Objective, metric_field
+from ftjax.objectives.base import LossSums, Objective
+from ftjax.objectives.fields import LOGITS_AT_ONCE, metric_field
 from ftjax.objectives.teachers import Teacher
 from ftjax.objectives.token_teachers import (
     TOKEN_TEACHER,

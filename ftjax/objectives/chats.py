@@ -29,7 +29,8 @@ from ftjax.losses.forward import Forward
 from ftjax.models.generate import max_positions, write
 from ftjax.models.heads import LanguageModel
 from ftjax.models.layers import Network
-from ftjax.objectives.base import LOGITS_AT_ONCE, LossSums, Objective
+from ftjax.objectives.base import LossSums, Objective
+from ftjax.objectives.fields import LOGITS_AT_ONCE
 from ftjax.pretrained.generation_defaults import GenerationDefaults, generation_defaults
 
 # (Index of an example, what is wrong with it) -> what to raise.

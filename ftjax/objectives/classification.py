@@ -24,7 +24,7 @@ from ftjax.losses import classes
 from ftjax.losses.forward import Forward
 from ftjax.models.heads import PublishedClassifier, TextClassifier
 from ftjax.models.layers import Network
-from ftjax.objectives.base import LossSums, metric_field
+from ftjax.objectives.base import LossSums
 from ftjax.objectives.class_teachers import (
     CLASS_TEACHER,
     class_teacher,
@@ -33,8 +33,20 @@ from ftjax.objectives.class_teachers import (
     with_kept_logits,
     with_projection,
 )
+from ftjax.objectives.fields import metric_field
 from ftjax.objectives.teachers import Teacher
 from ftjax.objectives.texts import TextObjective
+
+LABEL_FIELDS: Fields = {
+    "data.label_field": Field("label", "Column with the label."),
+    "data.shots": Field(
+        None,
+        "Learn from so many examples of each class only, drawn at random by data.split_seed; from "
+        "all of a class that has fewer.",
+        optional=int,
+        minimum=1,
+    ),
+}
 
 
 class Classification(TextObjective):
@@ -49,7 +61,7 @@ class Classification(TextObjective):
     gives_labels = True
     fields: ClassVar[Fields] = {
         **TextObjective.fields,
-        "data.label_field": Field("label", "Column with the label."),
+        **LABEL_FIELDS,
         "objective.label_smoothing": Field(
             0.0, "Share of the target spread over classes.", minimum=0.0, below=1.0
         ),
@@ -67,6 +79,16 @@ class Classification(TextObjective):
         self.class_weights: tuple[float, ...] | None = None
         self._positive = 0
 
+    @classmethod
+    def problem(cls, config: Settings) -> str | None:
+        """Two numbers for one thing, or as of all texts."""
+        if config.data.shots is not None and config.data.train_limit is not None:
+            return (
+                f"config.data.shots = {config.data.shots} and config.data.train_limit = "
+                f"{config.data.train_limit} both say how much is learned from; set one of them."
+            )
+        return super().problem(config)
+
     @property
     def label_fields(self) -> dict[str, str]:
         """One column."""
@@ -83,7 +105,7 @@ class Classification(TextObjective):
         if split == "train":
             self._positive = int(np.bincount(labels, minlength=len(self.classes)).argmin())
             self.class_weights = classes.class_weights(
-                labels, self.classes, self.config.objective.class_weights
+                labels, self.classes, self.config.objective.get("class_weights", "none")
             )
         return labels
 

@@ -26,7 +26,8 @@ from ftjax.losses.forward import Forward
 from ftjax.models import family_of
 from ftjax.models.layers import Network
 from ftjax.models.sentence_encoder import SentenceEncoder
-from ftjax.objectives.base import LossSums, Objective, metric_field
+from ftjax.objectives.base import LossSums, Objective
+from ftjax.objectives.fields import metric_field
 from ftjax.pretrained.checkpoint import read_config
 from ftjax.pretrained.classifier import backbone_name
 from ftjax.pretrained.sentence_modules import write_embedding_modules
@@ -215,8 +216,8 @@ class Embedding(Objective):
         return total, count, metrics
 
     def divergence(self, first: Any, second: Any, weights: jax.Array) -> jax.Array:
-        """See `cosine_distance`."""
-        return contrastive.cosine_distance(first, second, weights)
+        """See `contrastive.apart`."""
+        return contrastive.apart(first, second, weights)
 
     def outputs(self, network: Network, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Embeddings, [rows, texts, hidden]."""

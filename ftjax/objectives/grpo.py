@@ -35,8 +35,9 @@ from ftjax.models.generate import max_positions, write
 from ftjax.models.heads import LanguageModel
 from ftjax.models.layers import Network
 from ftjax.models.rollout import NOTHING, Completions, draw, draw_exactly, log_probabilities
-from ftjax.objectives.base import LOGITS_AT_ONCE, LossSums, metric_field
+from ftjax.objectives.base import LossSums
 from ftjax.objectives.chats import TEMPLATE, ChatObjective
+from ftjax.objectives.fields import LOGITS_AT_ONCE, metric_field
 from ftjax.objectives.rollout import Rollout
 
 METRICS = {

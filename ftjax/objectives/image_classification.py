@@ -31,7 +31,8 @@ from ftjax.losses.forward import Forward
 from ftjax.models import family_of
 from ftjax.models.image_classifier import ImageClassifier
 from ftjax.models.layers import Network
-from ftjax.objectives.base import LossSums, Objective, Say, metric_field
+from ftjax.objectives.base import LossSums, Objective, Say
+from ftjax.objectives.fields import metric_field
 from ftjax.pretrained.checkpoint import Checkpoint, read_config
 from ftjax.pretrained.new_head import HeadedCheckpoint, with_classes
 from ftjax.randomness import run_key

@@ -17,7 +17,8 @@ from ftjax.evaluation.intervals import Interval, interval_of_mean
 from ftjax.fields import Field, Fields, Settings
 from ftjax.losses.forward import Forward
 from ftjax.losses.preference import kto, pair_sums
-from ftjax.objectives.base import LossSums, metric_field
+from ftjax.objectives.base import LossSums
+from ftjax.objectives.fields import metric_field
 from ftjax.objectives.pairs import PAIR_FIELDS, REFERENCE, PairExamples, PairObjective
 
 METRICS = {

@@ -19,7 +19,8 @@ from ftjax.losses import tokens
 from ftjax.losses.forward import Forward
 from ftjax.models.layers import Network
 from ftjax.models.masked_language_model import MaskedLanguageModel
-from ftjax.objectives.base import LOGITS_AT_ONCE, LossSums, Objective, metric_field
+from ftjax.objectives.base import LossSums, Objective
+from ftjax.objectives.fields import LOGITS_AT_ONCE, metric_field
 
 # How many words a prediction names for each mask.
 LIKELIEST = 5

@@ -32,7 +32,8 @@ from ftjax.files import write_json_atomically
 from ftjax.losses import label_sets
 from ftjax.losses.forward import Forward
 from ftjax.models.layers import Network
-from ftjax.objectives.base import LossSums, metric_field
+from ftjax.objectives.base import LossSums
+from ftjax.objectives.fields import metric_field
 from ftjax.objectives.texts import TextObjective
 
 LABEL_FIELD: Fields = {"data.label_field": Field("label", "Column with the labels of a text.")}

@@ -18,7 +18,8 @@ from ftjax.fields import Field, Fields
 from ftjax.losses import levels
 from ftjax.losses.divergence import divergence
 from ftjax.losses.forward import Forward
-from ftjax.objectives.base import LossSums, metric_field
+from ftjax.objectives.base import LossSums
+from ftjax.objectives.fields import metric_field
 from ftjax.objectives.texts import TextObjective
 
 

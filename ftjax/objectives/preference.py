@@ -12,7 +12,8 @@ from ftjax.fields import Field, Fields
 from ftjax.losses import preference
 from ftjax.losses.forward import Forward
 from ftjax.losses.preference import Pairs, pair_sums, pairs_of
-from ftjax.objectives.base import LossSums, metric_field
+from ftjax.objectives.base import LossSums
+from ftjax.objectives.fields import metric_field
 from ftjax.objectives.pairs import PAIR_FIELDS, PREFERRED, REFERENCE, PairExamples, PairObjective
 
 METRICS = {

@@ -46,7 +46,8 @@ from ftjax.losses.forward import Forward
 from ftjax.models import family_of
 from ftjax.models.layers import Network
 from ftjax.models.sentence_encoder import SentenceEncoder
-from ftjax.objectives.base import SPLITS, LossSums, Objective, metric_field
+from ftjax.objectives.base import SPLITS, LossSums, Objective
+from ftjax.objectives.fields import metric_field
 from ftjax.pretrained.checkpoint import read_config
 from ftjax.pretrained.classifier import backbone_name
 from ftjax.pretrained.sentence_modules import write_embedding_modules
@@ -338,8 +339,8 @@ class Recommendation(Objective):
         return total(losses), weight, {"accuracy": (total(right), weight)}
 
     def divergence(self, first: Any, second: Any, weights: jax.Array) -> jax.Array:
-        """See `cosine_distance`."""
-        return contrastive.cosine_distance(first, second, weights)
+        """See `contrastive.apart`."""
+        return contrastive.apart(first, second, weights)
 
     def outputs(self, network: Network, batch: Mapping[str, jax.Array]) -> jax.Array:
         """One vector of each text, [rows, hidden]."""

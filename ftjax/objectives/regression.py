@@ -20,7 +20,8 @@ from ftjax.fields import Field, Fields
 from ftjax.losses import numbers
 from ftjax.losses.forward import Forward
 from ftjax.models.layers import Network
-from ftjax.objectives.base import LossSums, metric_field
+from ftjax.objectives.base import LossSums
+from ftjax.objectives.fields import metric_field
 from ftjax.objectives.texts import TextObjective
 
 

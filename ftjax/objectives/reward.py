@@ -20,7 +20,8 @@ from ftjax.losses.reward import pair_losses, pair_metrics
 from ftjax.models import family_of
 from ftjax.models.heads import PublishedClassifier, RewardModel
 from ftjax.models.layers import Network
-from ftjax.objectives.base import LossSums, Say, metric_field
+from ftjax.objectives.base import LossSums, Say
+from ftjax.objectives.fields import metric_field
 from ftjax.objectives.pairs import (
     PAIR_FIELDS,
     PREFERRED,

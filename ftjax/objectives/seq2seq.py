@@ -36,14 +36,8 @@ from ftjax.models.text_to_text import (
     EncoderDecoderTextToText,
     TextToText,
 )
-from ftjax.objectives.base import (
-    LOGITS_AT_ONCE,
-    LossSums,
-    Objective,
-    buckets_field,
-    buckets_problem,
-    metric_field,
-)
+from ftjax.objectives.base import LossSums, Objective
+from ftjax.objectives.fields import LOGITS_AT_ONCE, buckets_field, buckets_problem, metric_field
 from ftjax.pretrained.checkpoint import read_config
 from ftjax.pretrained.generation_defaults import GenerationDefaults, generation_defaults
 

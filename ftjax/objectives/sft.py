@@ -24,8 +24,9 @@ from ftjax.evaluation.metrics import (
 from ftjax.fields import Field, Fields, Settings
 from ftjax.losses import tokens
 from ftjax.losses.forward import Forward
-from ftjax.objectives.base import LossSums, metric_field
+from ftjax.objectives.base import LossSums
 from ftjax.objectives.chats import TEMPLATE, TOOLS, ChatObjective, Refusal, refuse_all
+from ftjax.objectives.fields import metric_field
 from ftjax.objectives.teachers import Teacher
 from ftjax.objectives.token_teachers import (
     TOKEN_TEACHER,

@@ -32,14 +32,8 @@ from ftjax.losses import spans
 from ftjax.losses.forward import Forward
 from ftjax.models.layers import Network
 from ftjax.models.token_tagger import LOWEST, SpanReader
-from ftjax.objectives.base import (
-    LossSums,
-    Objective,
-    Say,
-    buckets_field,
-    buckets_problem,
-    metric_field,
-)
+from ftjax.objectives.base import LossSums, Objective, Say
+from ftjax.objectives.fields import buckets_field, buckets_problem, metric_field
 from ftjax.pretrained.checkpoint import Checkpoint
 from ftjax.pretrained.new_head import HeadedCheckpoint, architecture
 from ftjax.randomness import run_key

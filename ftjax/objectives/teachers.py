@@ -50,7 +50,7 @@ class Teacher(NamedTuple):
 
 def teacher_folder(config: Settings) -> Path | None:
     """Where the teacher of a config lies, fetched if need be; None without one."""
-    reference = config.teacher.reference
+    reference = config.get("teacher", {}).get("reference")
     return None if reference is None else checkpoint_folder(reference)
 
 

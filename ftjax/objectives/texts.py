@@ -4,7 +4,7 @@ import abc
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import jax
 import numpy as np
@@ -22,13 +22,15 @@ from ftjax.files import write_json_atomically
 from ftjax.models import family_of
 from ftjax.models.heads import PublishedClassifier, TextClassifier, token_table
 from ftjax.models.layers import Network
-from ftjax.objectives.base import Objective, Say, buckets_field, buckets_problem
+from ftjax.objectives.base import Objective, Say
+from ftjax.objectives.fields import buckets_field, buckets_problem
 from ftjax.pretrained import classifier
 from ftjax.pretrained.checkpoint import Checkpoint, read_config
 from ftjax.pretrained.compare import merged_and_compared, outputs_on_example
 from ftjax.pretrained.sentence_modules import (
     LinearHead,
     read_head,
+    refuse_pickled_head,
     require_modules,
     with_head,
     write_modules,
@@ -38,6 +40,14 @@ from ftjax.randomness import run_key
 
 # Of a head that is a linear layer, where the config names no rate.
 HEAD_DROPOUT = 0.1
+TEXT_FIELDS: Fields = {
+    "data.text_field": Field("text", "Column with the text."),
+    **buckets_field(
+        (32, 64, 128, 256), "Lengths in tokens that rows are padded to; the last truncates."
+    ),
+    "evaluation.baselines": Field(True, "Also score majority, TF-IDF and the frozen network."),
+    **PROBE_FIELDS,
+}
 NEW_HEAD: Fields = {
     "model.pooling": Field(
         "mean",
@@ -48,6 +58,7 @@ NEW_HEAD: Fields = {
         HEAD_DROPOUT, "Dropout before the new head.", minimum=0.0, below=1.0
     ),
 }
+Classifier = TypeVar("Classifier", bound=TextClassifier)
 NO_OPINION = (
     "config.penalties.kl_to_base compares with the predictions before tuning, which a new head "
     "makes at random. Give it an opinion first: set tuning.head_epochs to 1 or more."
@@ -70,11 +81,7 @@ class TextObjective(Objective):
             "is published with, begun from the checkpoint's own where it has one.",
             options={"new": NEW_HEAD, "published": {}},
         ),
-        "data.text_field": Field("text", "Column with the text."),
         "data.second_text_field": Field(None, "Column with a second text.", optional=str),
-        **buckets_field(
-            (32, 64, 128, 256), "Lengths in tokens that rows are padded to; the last truncates."
-        ),
         "tuning.head_epochs": Field(
             0,
             "Epochs for the new head alone, on cached features, before the rest (LP-FT).",
@@ -83,8 +90,7 @@ class TextObjective(Objective):
         "optimizer.head_learning_rate_factor": Field(
             1.0, "The new head's learning rate, relative to the rest.", above=0.0, maximum=1e4
         ),
-        "evaluation.baselines": Field(True, "Also score majority, TF-IDF and the frozen network."),
-        **PROBE_FIELDS,
+        **TEXT_FIELDS,
     }
     has_new_head = True
     problem_type: ClassVar[str]
@@ -112,7 +118,7 @@ class TextObjective(Objective):
     @classmethod
     def problem(cls, config: Settings) -> str | None:
         """Buckets that do not rise, or a comparison with predictions that mean nothing."""
-        if config.model.head == "new" and _compares_with_a_new_head(config):
+        if config.model.get("head") == "new" and _compares_with_a_new_head(config):
             return NO_OPINION
         return buckets_problem(config.data.buckets)
 
@@ -124,7 +130,7 @@ class TextObjective(Objective):
             ValueError: the family is not known, or has no such network.
         """
         family = family_of(read_config(self.folder).get("model_type", ""))
-        if self.config.model.head == "published" and self._linear_head is None:
+        if self._keeps_head and self._linear_head is None:
             name, remedy = classifier.NETWORK, "set config.model.head to 'new'"
         elif self.config.model.get("pooling") == "pooler":
             name, remedy = "pooled", "set config.model.pooling to 'mean', 'first' or 'last'"
@@ -136,6 +142,16 @@ class TextObjective(Objective):
                 f"{name!r} to sort texts with; {remedy}."
             )
         return name
+
+    @property
+    def _keeps_head(self) -> bool:
+        """Whether the published head is begun from; an objective may always have a new one."""
+        return self.config.model.get("head") == "published"
+
+    @property
+    def _in_pairs(self) -> bool:
+        """Whether there are two texts of each example."""
+        return self.config.data.get("second_text_field") is not None
 
     @functools.cached_property
     def _linear_head(self) -> LinearHead | None:
@@ -178,11 +194,14 @@ class TextObjective(Objective):
     def _in_order_of_head(self, found: list[str]) -> list[str]:
         """The classes of the training split in the order of the head that is begun from."""
         accept = tuple(self.config.model.accept_fields)
+        if self._keeps_head:
+            refuse_pickled_head(self.folder)
         published = classifier.published_classes(self.folder, accept_fields=accept)
         ordered = None if published is None else in_order_of(found, published)
-        if self.config.model.head == "new":
+        if not self._keeps_head:
             if published is not None:
-                hint = "; config.model.head = 'published' starts from it" if ordered else ""
+                may_be_kept = ordered is not None and "head" in self.config.model
+                hint = "; config.model.head = 'published' starts from it" if may_be_kept else ""
                 self.notes.append(
                     f"The checkpoint's own head, for {some_names(published)}, is not used{hint}."
                 )
@@ -262,24 +281,34 @@ class TextObjective(Objective):
         # Only to see that it has one.
         token_table(backbone)
         model = self.config.model
-        head = self._linear_head if model.head == "published" else None
-        if model.head == "published" and head is None:
+        head = self._linear_head if self._keeps_head else None
+        if self._keeps_head and head is None:
             return PublishedClassifier(backbone)
         rate = model.get("head_dropout", model.get("dropout"))
         rate = HEAD_DROPOUT if rate is None else rate
         if head is not None and len(head.classes) == len(self.classes):
             return with_head(backbone, head, dropout_rate=rate)
         pooling = model.pooling if head is None else head.pooling
+        return self.with_new_head(TextClassifier, backbone, pooling, rate)
+
+    def with_new_head(
+        self, kind: type[Classifier], backbone: Network, pooling: str, dropout_rate: float
+    ) -> Classifier:
+        """A classifier of this kind with a head of the run's seed.
+
+        Raises:
+            ValueError: its first token sees no other.
+        """
         if pooling == "first" and hasattr(backbone, "init_cache"):
             raise ValueError(
                 "config.model.pooling = 'first': the first token of a decoder sees no other one; "
                 "set it to 'last' or 'mean'."
             )
-        return TextClassifier(
+        return kind(
             backbone,
             len(self.classes),
             pooling=pooling,
-            dropout_rate=rate,
+            dropout_rate=dropout_rate,
             rngs=nnx.Rngs(params=run_key(self.config.seed, "head")),
         )
 
@@ -305,7 +334,7 @@ class TextObjective(Objective):
         """One text or two."""
         data = self.config.data
         fields = {"text": data.text_field}
-        if data.second_text_field is not None:
+        if self._in_pairs:
             fields["second_text"] = data.second_text_field
         return fields
 
@@ -315,19 +344,17 @@ class TextObjective(Objective):
         Raises:
             ValueError: pairs given to a run of single texts, or the other way round.
         """
-        pairs = self.config.data.second_text_field is not None
-        if any((record.get("second_text") is not None) != pairs for record in records):
-            wanted = "pairs of texts" if pairs else "single texts"
+        if any((record.get("second_text") is not None) != self._in_pairs for record in records):
+            wanted = "pairs of texts" if self._in_pairs else "single texts"
             raise ValueError(f"This run was trained on {wanted}; give it {wanted}.")
         return self._examples(Records("texts", [dict(record) for record in records]), {})
 
     def _examples(self, records: Records, columns: Mapping[str, np.ndarray]) -> TextExamples:
-        pairs = self.config.data.second_text_field is not None
         return text_examples(
             records,
             self.tokenizer,
             self.config.data.buckets,
-            second_text_field="second_text" if pairs else None,
+            second_text_field="second_text" if self._in_pairs else None,
             columns=columns,
         )
 

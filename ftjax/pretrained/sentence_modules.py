@@ -23,6 +23,8 @@ from ftjax.models.heads import TextClassifier
 from ftjax.models.layers import Network
 
 MODULES = "modules.json"
+# What SetFit writes beside them, of which `locate` leaves the first where it is.
+PICKLED_HEAD, ITS_SETTINGS = "model_head.pkl", "config_setfit.json"
 NAMES = ("Transformer", "Pooling", "Dense")
 IDENTITY = "torch.nn.modules.linear.Identity"
 # Our way to pool -> theirs, in the older spelling and in the newer.
@@ -157,6 +159,21 @@ def read_head(folder: str | Path) -> LinearHead | None:
     if not all(np.isfinite(tensor).all() for tensor in (kernel, bias)):
         raise ValueError(f"{file} holds NaN or Inf; it is damaged.")
     return LinearHead(pooling, kernel.astype(np.float32), bias.astype(np.float32), classes)
+
+
+def refuse_pickled_head(folder: Path) -> None:
+    """Refuses the head of a SetFit model that `setfit` saved.
+
+    Raises:
+        ValueError: there is such a head.
+    """
+    if any((folder / name).exists() for name in (PICKLED_HEAD, ITS_SETTINGS)):
+        raise ValueError(
+            f"{folder}: the head of this SetFit model is a pickle ({PICKLED_HEAD}), and opening "
+            "one may run whatever code its author put there, so it is not read. The network can be "
+            "used: set config.model.head = 'new', or config.objective.name = 'setfit', which "
+            "solves a head from your texts in a moment."
+        )
 
 
 def with_head(backbone: Network, head: LinearHead, *, dropout_rate: float = 0.0) -> TextClassifier:

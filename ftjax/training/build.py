@@ -91,7 +91,8 @@ def build(config: Config, say: Callable[[str | Text], None] = lambda sentence: N
     objective = OBJECTIVES[config.objective.name](config, folder)
     _check_undivided(config, objective, parallel)
     objective.read()
-    planned = make_plan(config, objective.examples["train"], objective.updates)
+    first_epoch = objective.epoch_examples(0)
+    planned = make_plan(config, first_epoch, objective.updates)
     for note in objective.notes:
         say(note)
     if (shown := objective.shown_example()) is not None:
@@ -108,6 +109,8 @@ def build(config: Config, say: Callable[[str | Text], None] = lambda sentence: N
     for note in late:
         say(note)
     read = [(objective.examples[name], objective.outputs) for name in SPLITS]
+    if first_epoch is not objective.examples["train"]:
+        read.append((first_epoch, objective.features))
     if general is not None:
         read.append((general, objective.features))
     for further in (retention, answers):

@@ -67,7 +67,7 @@ def fit(
         Stopped: it was told to stop, and saved.
         DivergedError: a number is none.
     """
-    planned = make_plan(config, parts.objective.examples["train"], parts.objective.updates)
+    planned = make_plan(config, parts.objective.epoch_examples(0), parts.objective.updates)
     state, steps, stages = _begin(config, parts, planned.total_steps)
     say = functools.partial(console.print, highlight=False)
     settings = {"keep_last": config.training.keep_checkpoints, "warn": say}
@@ -182,10 +182,11 @@ def _epoch_batches(config: Config, parts: Parts, epoch: int) -> list[Callable]:
 
 def _validate(
     config: Config, parts: Parts, measure: Measure, say: Callable[[str], None], state: TrainState
-) -> tuple[float, dict[str, float]]:
-    metrics = measure(parts.objective.validation(), state.scored, ["validation"])
+) -> tuple[float, dict[str, float], Parameters]:
+    scored = measure.solved(parts.objective.solved(), state.scored)
+    metrics = measure(parts.objective.validation(), scored, ["validation"])
     if (alarm := parts.objective.alarm(metrics)) is not None:
         say(alarm)
     score = metrics[f"validation/{config.evaluation.metric}"]
     higher = parts.objective.metrics[config.evaluation.metric] == "higher"
-    return (score if higher else -score), metrics
+    return (score if higher else -score), metrics, scored

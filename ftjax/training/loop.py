@@ -143,7 +143,7 @@ def train(
     parallel: MeshParallel | PmapParallel,
     batches: Callable[[int], Sequence[Callable[[], dict[str, np.ndarray]]]],
     prepare: Callable[[TrainState, int, dict[str, np.ndarray]], dict[str, np.ndarray]],
-    validate: Callable[[TrainState], tuple[float, dict[str, float]]],
+    validate: Callable[[TrainState], tuple[float, dict[str, float], Parameters]],
     checkpoints: Checkpoints,
     report: Reporter,
     stop: StopRequest,
@@ -162,7 +162,8 @@ def train(
         batches: epoch -> its batches, each made when it is called; the same for the same epoch,
             always. `example_ids` in a batch says which records it holds, -1 for none.
         prepare: (state, steps done, batch) -> what the step is given.
-        validate: state -> (score, metrics); the higher score is kept as the best.
+        validate: state -> (score, metrics, what was scored); that of the highest score is kept as
+            the best.
         checkpoints: where they go.
         report: who is told.
         stop: asked after each step.
@@ -199,10 +200,10 @@ def train(
         if not (validate_now or save_now or stop.requested):
             continue
         metrics.read(saved)
-        improved = validate_now and _validate(state, done, progress, plan, validate, report)
+        best = _validate(state, done, progress, plan, validate, report) if validate_now else None
         progress.finished |= done == plan.total_steps
         progress.logged = report.logged()
-        _save(checkpoints, done, parallel.one_copy(state), progress, best=improved)
+        _save(checkpoints, done, parallel, state, progress, best)
         saved = done
         on_save()
         if stop.requested:
@@ -241,26 +242,31 @@ class _LateMetrics:
 
 
 def _save(
-    checkpoints: Checkpoints, step: int, state: TrainState, progress: Progress, best: bool
+    checkpoints: Checkpoints,
+    step: int,
+    parallel: Any,
+    state: TrainState,
+    progress: Progress,
+    best: Parameters | None,
 ) -> None:
     start = time.perf_counter()
-    if best:
-        checkpoints.save_best(step, state.scored)
-    checkpoints.save(step, state, progress.to_json())
+    if best is not None:
+        checkpoints.save_best(step, parallel.one_copy(best))
+    checkpoints.save(step, parallel.one_copy(state), progress.to_json())
     progress.clock.checkpoint += time.perf_counter() - start
 
 
-def _validate(state, done, progress, plan, validate, report) -> bool:
-    """Scores the state, and says whether it is the best so far."""
+def _validate(state, done, progress, plan, validate, report) -> Parameters | None:
+    """Scores the state; what was scored, if it is the best so far."""
     start = time.perf_counter()
-    score, metrics = validate(state)
+    score, metrics, scored = validate(state)
     progress.clock.evaluate += time.perf_counter() - start
     report.log(done, metrics)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     report.say(f"step {done}: {shown}")
     if progress.best_score is None or score > progress.best_score:
         progress.best_score, progress.best_step, progress.stale_validations = score, done, 0
-        return True
+        return scored
     progress.stale_validations += 1
     if plan.patience is not None and progress.stale_validations >= plan.patience:
         progress.finished = True
@@ -268,7 +274,7 @@ def _validate(state, done, progress, plan, validate, report) -> bool:
             f"Stopped early: {progress.stale_validations} validations without improvement on step "
             f"{progress.best_step}."
         )
-    return False
+    return None
 
 
 def _batches_from(batches, progress: Progress) -> Iterator[tuple[dict, tuple[int, int]]]:

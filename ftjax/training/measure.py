@@ -74,6 +74,21 @@ class Measure:
             _refuse_no_numbers(name, found[name])
         return measurement.score(found)
 
+    def solved(self, measurement: Measurement | None, trainable: Parameters) -> Parameters:
+        """Parameters with those that are computed from them; see `Objective.solved`.
+
+        Args:
+            measurement: its score is path -> array; None for nothing to compute.
+            trainable: on the devices.
+        """
+        if measurement is None:
+            return trainable
+        found = {
+            path: value.astype(trainable[path].dtype)
+            for path, value in self(measurement, trainable).items()
+        }
+        return trainable | self._parallel.place(found)
+
 
 def results_of(
     function: Callable, batches: Iterable[dict[str, np.ndarray]], parallel: Any, *arguments: Any

@@ -193,10 +193,13 @@ def _wise_ft(config: Config, parts: Parts, before: dict, best: Parameters) -> li
     rebuild, _, rest = network_at(1.0)
     size = config.evaluation.batch_size
     measure = Measure(parts.parallel, rebuild, parts.parallel.place(rest), size)
-    return [
-        {"alpha": alpha, "metrics": _scores(parts, measure, before, network_at(alpha)[1])[0]}
-        for alpha in alphas
-    ]
+
+    def scores_at(alpha):
+        parameters = parts.parallel.place(network_at(alpha)[1])
+        solved = measure.solved(parts.objective.solved(), parameters)
+        return _scores(parts, measure, before, parts.parallel.one_copy(solved))[0]
+
+    return [{"alpha": alpha, "metrics": scores_at(alpha)} for alpha in alphas]
 
 
 def _cost(parts: Parts, fitted: Fitted, seconds: float) -> Cost:

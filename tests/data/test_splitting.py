@@ -52,6 +52,22 @@ def test_every_record_is_in_one_split_and_every_class_has_its_share(sorted_by_la
     assert "divided 80 : 10 : 10 at random, each class in its share: train 800" in note
 
 
+def test_so_many_of_each_class(sorted_by_label):
+    source = Source(sorted_by_label)
+    found = source.records("", FIELDS, shots=7)
+    assert labels(found) == {"a": 7, "b": 7} and source.drawn
+    numbers = [int(record["text"].split()[1]) for record in found]
+    assert numbers == sorted(set(numbers)) and max(numbers[:7]) > 100
+    again, other = (
+        Source(sorted_by_label, Division(seed=seed)).records("", FIELDS, shots=7) for seed in (0, 1)
+    )
+    assert again.fingerprint == found.fingerprint != other.fingerprint
+    # Of a class that has fewer, all; and where that leaves nothing out, nothing is drawn.
+    assert labels(source.records("", FIELDS, shots=200)) == {"a": 200, "b": 100}
+    source = Source(sorted_by_label)
+    assert len(source.records("", FIELDS, shots=900)) == 1000 and not source.drawn
+
+
 def test_the_seed_decides_and_nothing_else(sorted_by_label):
     def test_texts(seed):
         return [r["text"] for r in divided(sorted_by_label, seed=seed)[0]["test"]]

@@ -125,6 +125,7 @@ CASES = {
         lambda index: {"anchor": WORDS[index % 50], "positive": f"{WORDS[index % 7]} word9"},
         [{"anchor": " "}, {"positive": None}, {"anchor": 5}],
     ),
+    "setfit": (text_and(label=labelled), [{"label": ""}, {"label": None}, {"text": 5}]),
     "span_extraction": (
         asked,
         [
@@ -139,6 +140,7 @@ CHATS = ("sft", "preference", "kto", "reward")
 # Of a bad record in the validation split only: it was never seen in training.
 UNSEEN = {
     "classification": {"label": "c"},
+    "setfit": {"label": "c"},
     "multi_label": {"label": ["c"]},
     "ordinal": {"label": 9},
     "token_classification": {"ner_tags": ["O", "B-Y"]},

@@ -95,6 +95,15 @@ def test_cosent():
     both(lambda model: losses.CoSENTLoss(model), ours, 2, torch.tensor(scores))
 
 
+def test_cosine_similarity():
+    labels = np.random.default_rng(1).integers(0, 2, ROWS).astype(np.float32)
+
+    def ours(embeddings):
+        return contrastive.cosine_similarity(embeddings, jnp.asarray(labels)).mean()
+
+    both(lambda model: losses.CosineSimilarityLoss(model), ours, 2, torch.tensor(labels))
+
+
 def test_scores_of_a_search():
     """On random corpora with several relevant texts of a query, and with ties."""
     random = np.random.default_rng(0)

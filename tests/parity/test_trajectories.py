@@ -154,6 +154,19 @@ def of_neighbours(model, inputs, labels):
     return torch.nn.functional.cross_entropy(scores.masked_fill(labels, -torch.inf), own(scores))
 
 
+def of_cosines(model, inputs, labels):
+    """Squared differences (1908.10084, section 3); both texts of a pair in turn."""
+    hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+    vectors = (hidden * mask).sum(1) / mask.sum(1)
+    cosines = torch.cosine_similarity(vectors[::2], vectors[1::2])
+    return torch.nn.functional.mse_loss(cosines, labels)
+
+
+def alike(batch, rows):
+    """Of pairs, whether they are."""
+    return torch.tensor(batch["labels"][rows][::2])
+
+
 def own(scores):
     return torch.arange(len(scores))
 
@@ -247,6 +260,7 @@ REFERENCES = {
     ),
     "embedding": ("AutoModel", equal_texts, of_neighbours, {}),
     "recommendation": ("AutoModel", items_of_rows, of_next_likes, {}),
+    "setfit": ("AutoModel", alike, of_cosines, {}),
     "sft": ("AutoModelForCausalLM", following_tokens, of_transformers, {}),
     "seq2seq": ("AutoModelForSeq2SeqLM", labels_of_tokens, of_transformers, {}),
     "span_extraction": ("AutoModelForQuestionAnswering", both_ends, of_ends, {}),

@@ -89,7 +89,7 @@ class Case:
             batch = apart(self.together(), len(SIZES))
             batch["weights"][examples:] = 0.0
             return batch
-        found = self.parts.objective.examples["train"]
+        found = self.parts.objective.epoch_examples(0)
         batch = found.batch(np.arange(examples), rows=len(SIZES), length=LENGTH)
         return dict(ROWS[self.config.objective.name].learned(self.parts.objective, batch))
 

@@ -176,6 +176,11 @@ def of_the_advantages(objective, batch) -> float:
     return float(-(batch["advantages"] * tokens).sum() / tokens.sum())
 
 
+def sorted_briefly(generator: random.Random, words: int) -> dict[str, str]:
+    """A text of up to three words, two of which fit one row."""
+    return {"text": some_text(generator, 1 + words % 3), "label": generator.choice("ab")}
+
+
 def of_the_places(objective, batch) -> float:
     """Both ends of an answer may be any token of a row."""
     rows = batch["weights"] > 0
@@ -429,6 +434,17 @@ ROWS: dict[str, Row] = {
         left_out={"packed": ONE_IMAGE, "neighbour": ONE_IMAGE, "wider": ONE_IMAGE}
         | {("garbage", family, "left"): ONE_IMAGE for family in ("dinov2", "vit")},
         other_families="CLIP and SigLIP have the same blocks, and another mean of them",
+    ),
+    "setfit": Row(
+        sorted_briefly,
+        ("bert", "llama"),
+        of_the_mean,
+        "tests/system/test_setfit.py::test_stopped_and_started_again_is_the_same_run",
+        {"objective.num_iterations": 1},
+        left_out={"packed": ONE_ROW, "neighbour": ONE_ROW},
+        other_families=(
+            "its rows are embedding's, and its solved head sits on classification's one vector"
+        ),
     ),
     "span_extraction": Row(
         asked,

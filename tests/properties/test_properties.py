@@ -11,6 +11,7 @@ from cases import (
     on_the_left,
     only_segment,
     poisoned,
+    real_tokens,
     sums_of,
     wider,
     with_other_neighbours,
@@ -219,7 +220,7 @@ def test_divided(case_of, objective, family, how):
     case, parallel = case_of(objective, family, layers=1), DIVIDED[how](jax.devices())
     batch, start = case.batch(), jax.device_get(case.trainable)
     if "input_ids" in batch:
-        supervised = batch["weights"] if batch["weights"].ndim == 2 else batch["attention_mask"]
+        supervised = batch["weights"] if batch["weights"].ndim == 2 else real_tokens(batch)
         assert len(set((supervised > 0).sum(1))) > 3
     settings = override(case.config, PLAIN).optimizer
     schedule = make_schedule(settings, 1)

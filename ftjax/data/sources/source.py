@@ -20,7 +20,7 @@ from ftjax.data.sources.records import (
     records_of_columns,
     require_few,
 )
-from ftjax.data.sources.splitting import SHARES, divide, draw
+from ftjax.data.sources.splitting import SHARES, divide, draw, draw_of_each
 
 if TYPE_CHECKING:
     from ftjax.data.catalog import TfdsDataset
@@ -88,13 +88,20 @@ class Source:
         self._read: dict[str, Records] = {}
         self._divisions: dict[str, dict[str, Records]] = {}
 
-    def records(self, split: str, fields: Mapping[str, str], limit: int | None = None) -> Records:
+    def records(
+        self,
+        split: str,
+        fields: Mapping[str, str],
+        limit: int | None = None,
+        shots: int | None = None,
+    ) -> Records:
         """The records of a split.
 
         Args:
             split: its name (of TFDS, slices such as "train[:10%]" too); "" for all there are.
             fields: our name -> the source's column.
             limit: draw so many only.
+            shots: draw so many of each class only.
 
         Raises:
             FileNotFoundError: no file of that split.
@@ -105,10 +112,13 @@ class Source:
         )
         if not len(found):
             raise BadDataError(f"{found.name} holds no records.")
-        if limit is None or limit >= len(found):
-            return found
-        self.drawn = True
-        return draw(found, limit, self.division.seed)
+        whole = len(found)
+        if shots is not None:
+            found = draw_of_each(found, shots, self.division.seed)
+        if limit is not None:
+            found = draw(found, limit, self.division.seed)
+        self.drawn |= len(found) < whole
+        return found
 
     def _of_whole(self, split: str, fields: Mapping[str, str]) -> Records:
         if not split:

@@ -1,5 +1,6 @@
 """Dividing records that come without splits, and drawing some of many."""
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
@@ -24,7 +25,8 @@ FIELDS: Fields = {
     ),
     "data.split_seed": Field(
         0,
-        "What is drawn from the data comes from it (shares, train_limit), whatever the run's seed.",
+        "What is drawn from the data comes from it (shares, train_limit, shots), whatever the "
+        "run's seed.",
         minimum=0,
         maximum=2**31 - 1,
     ),
@@ -107,6 +109,22 @@ def drawn(strata: np.ndarray, count: int, seed: int) -> np.ndarray:
     if len(size) <= count:
         place[rank == 0] = -1.0
     return np.sort(order[np.argsort(place, kind="stable")[:count]])
+
+
+def draw_of_each(records: Records, shots: int, seed: int) -> Records:
+    """So many records of each class, drawn at random; in their order.
+
+    Of a class that has fewer, all.
+    """
+    names = [str(record["label"]).strip() for record in records]
+    order = np.random.default_rng([seed, len(names)]).permutation(len(names))
+    seen: Counter[str] = Counter()
+    chosen = []
+    for index in order.tolist():
+        seen[names[index]] += 1
+        if seen[names[index]] <= shots:
+            chosen.append(index)
+    return records.chosen(np.sort(chosen))
 
 
 def strata_of(records: Records) -> np.ndarray:

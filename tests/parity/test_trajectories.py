@@ -6,6 +6,7 @@ schedule transformers', and the norm the one that torch clips by.
 
 import copy
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from matrix import ROWS
 from steps import STEPS, track_of
 
 torch = pytest.importorskip("torch")
+save_file = pytest.importorskip("safetensors.torch").save_file
 transformers = pytest.importorskip("transformers")
 
 from ftjax.models import family_of  # noqa: E402
@@ -285,11 +287,26 @@ def torch_model(track, name, fields):
     model = getattr(transformers, name).from_config(config).train()
     tensors = published_tensors(network, family_of(kept["model_type"]))
     state = {path: torch.tensor(np.asarray(value)) for path, value in tensors}
+    if "image_size" in kept:
+        # In memory transformers has other names for them than in files.
+        return loaded_from_file(model, state)
     missing, unknown = model.load_state_dict(state, strict=False)
     model.tie_weights()
     assert not unknown
     assert all(path.endswith((*TIED, *UNUSED)) for path in missing), missing
     return model
+
+
+def loaded_from_file(model, state):
+    with tempfile.TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        state["dinov2.embeddings.mask_token"] = torch.zeros(1, model.config.hidden_size)
+        state = {name: tensor.contiguous() for name, tensor in state.items()}
+        save_file(state, f"{folder}/model.safetensors", {"format": "pt"})
+        kind = type(model)
+        found, told = kind.from_pretrained(folder, output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"], told
+    return found.train()
 
 
 def torch_steps(model, loss, batches, settings):

@@ -311,8 +311,9 @@ def loaded_from_file(model, state):
 
 def torch_steps(model, loss, batches, settings):
     """Loss and gradient norm before each step of AdamW with a linear schedule."""
-    kernels = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim == 1]
+    # Scales of branches decay as kernels do.
+    named = [(p, p.ndim > 1 or n.endswith("lambda1")) for n, p in model.named_parameters()]
+    kernels, rest = ([p for p, decays in named if decays == wanted] for wanted in (True, False))
     groups = [
         {"params": kernels, "weight_decay": settings.weight_decay},
         {"params": rest, "weight_decay": 0.0},

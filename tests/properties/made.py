@@ -24,7 +24,7 @@ def some_text(generator: random.Random, words: int) -> str:
 PROCESSOR = {
     "image_processor_type": "ViTImageProcessor",
     "do_resize": True,
-    "size": {"height": 16, "width": 16},
+    "size": {"height": 8, "width": 8},
     "resample": 2,
     "do_rescale": True,
     "rescale_factor": 1 / 255,

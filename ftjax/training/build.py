@@ -221,10 +221,12 @@ def _check_undivided(
     apart = parallel.axis_name is not None and parallel.batch_multiple > 1
     if objective.rows_meet and (parts or apart):
         what = "config.optimizer.accumulation_steps > 1" if parts else "config.training.parallel"
+        has_parts = "objective.mini_batch_size" in config.fields
+        remedy = "config.objective.mini_batch_size" if has_parts else "config.model.remat = 'block'"
         raise ValueError(
             f"The loss of {config.objective.name} compares the rows of a batch with each other, "
             f"and {what} would divide it into parts that do not meet. Leave accumulation_steps at "
-            "1 and parallel at 'mesh'; if memory is short, set config.model.remat = 'block'."
+            f"1 and parallel at 'mesh'; if memory is short, set {remedy}."
         )
 
 

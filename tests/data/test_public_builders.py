@@ -248,6 +248,9 @@ def test_vader_joins_ratings_by_number_and_splits_by_review(publish):
         number = row["text"].removeprefix("S&M ")
         assert row["ratings"] == [numbers.index(number), -4]
         assert row["label"] == ("neutral" if number == "0_1" else "positive")
+    for split, rows in splits.items():
+        polar = {row["text"]: row for row in rows_of("vader/products_polar", split)}
+        assert polar == {row["text"]: row for row in rows if row["label"] != "neutral"}
 
 
 @pytest.mark.parametrize(
@@ -335,6 +338,7 @@ COUNTS = {
     "vader/films": 10605,
     "vader/newspaper": 5190,
     "vader/products": 3708,
+    "vader/products_polar": 2943,
 }
 SENTIMENT = {
     "vader/tweets": (1062, 2300),

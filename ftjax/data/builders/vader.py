@@ -23,6 +23,8 @@ FILES = {
     "newspaper": "nytEditorialSnippets",
     "products": "amazonReviewSnippets",
 }
+# What a config's name ends with that has no neutral sentences.
+POLAR = "_polar"
 # Below minus this, or above this, a mean rating counts as negative or positive.
 NEUTRAL_UP_TO = 0.5
 
@@ -32,13 +34,16 @@ class Vader(RowsBuilder):
 
     `rating` is the published mean, -4 (very negative) to 4; `ratings` is every rater's number, and
     `label` is negative below -0.5, positive above 0.5, else neutral. In 199 tweets the published
-    mean is not that of the published ratings. HTML's `&amp;` is undone. No splits are published:
+    mean is not that of the published ratings. HTML's `&amp;` is undone. Configs that end with
+    `_polar` are without the neutral sentences. No splits are published:
     sentences of one article or review (newspaper, products), and equal sentences (tweets, films),
     are of one split.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in FILES]  # noqa: RUF012
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name=name + polar) for polar in ("", POLAR) for name in FILES
+    ]
     HOMEPAGE = "https://github.com/cjhutto/vaderSentiment"
     LICENSE = "MIT"
     CITATION = """\
@@ -60,12 +65,15 @@ class Vader(RowsBuilder):
 
     def splits(self) -> Mapping:
         """The sentences of the config's domain, divided by hash."""
-        name = f"hutto_ICWSM_2014/{FILES[self.config_name]}"
+        domain = self.config_name.removesuffix(POLAR)
+        name = f"hutto_ICWSM_2014/{FILES[domain]}"
         means, ratings = f"{name}_GroundTruth.txt", f"{name}_anonDataRatings.txt"
         files = read_tar_members(fetch(ADDRESS, SHA256), (means, ratings))
         splits: dict[str, list] = {"train": [], "validation": [], "test": []}
         for row in read_sentences(files[means], files[ratings]):
-            grouped = self.config_name in ("newspaper", "products")
+            if row["label"] == "neutral" and domain != self.config_name:
+                continue
+            grouped = domain in ("newspaper", "products")
             splits[split_by_hash(row["group"] if grouped else row["text"].lower())].append(row)
         return splits
 

@@ -11,6 +11,7 @@ import transformers
 
 from ftjax.data.examples import Batch, TextExamples
 from ftjax.data.text import TokenizedText, tokenize
+from ftjax.data.text_groups import rows_of_texts as rows_of_groups
 
 SEPARATOR = "; "
 NOTHING = -1
@@ -64,31 +65,21 @@ class HistoryRows:
         Beside them `known_ids` int32 [rows, liked], `target_ids` int32 [rows, texts], -1 for none,
         with their `log_shares` float32, and `weights` float32 [rows].
         """
-        names = ("segment_ids", "position_ids")
-        batch: Batch = {name: np.zeros((rows, length), np.int32) for name in names}
-        batch["input_ids"] = np.full((rows, length), self.pad_token_id, np.int32)
+        of_rows = [list(self._texts(index)) for index in indices]
+        batch = rows_of_groups(of_rows, rows, length, self.pad_token_id)
         batch["example_ids"] = np.full(rows, -1, np.int32)
         batch["example_ids"][: len(indices)] = indices
         for name, values in {"known_ids": self.known, "target_ids": self.targets}.items():
             batch[name] = np.full((rows, values.shape[1]), NOTHING, np.int32)
             batch[name][: len(indices)] = values[indices]
         batch["log_shares"] = self.log_shares[batch["target_ids"]]
-        batch["weights"] = (batch["example_ids"] >= 0).astype(np.float32)
-        for row, index in enumerate(indices):
-            at = 0
-            for segment, ids in enumerate(self._texts(index), 1):
-                here = slice(at, at + len(ids))
-                batch["input_ids"][row, here] = ids
-                batch["segment_ids"][row, here] = segment
-                batch["position_ids"][row, here] = np.arange(len(ids))
-                at = here.stop
         return batch
 
     def _texts(self, index: int) -> Iterator[np.ndarray]:
-        yield self.histories.input_ids[slice(*self.histories.offsets[index : index + 2])]
+        yield self.histories.ids_of(index)
         for item in self.targets[index]:
             if item != NOTHING:
-                yield self.items.input_ids[slice(*self.items.offsets[item : item + 2])]
+                yield self.items.ids_of(item)
 
 
 def rows_of_user(

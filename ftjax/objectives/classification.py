@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy.special import softmax
 
 from ftjax.data.examples import Examples
 from ftjax.data.labels import describe_labels, encode_labels
@@ -14,10 +13,8 @@ from ftjax.evaluation.intervals import Interval
 from ftjax.evaluation.metrics import (
     CLASS_METRICS,
     classification_metrics,
-    confusion_counts,
     label_intervals,
     label_metrics,
-    per_class_report,
 )
 from ftjax.fields import Field, Fields, Settings
 from ftjax.losses import classes
@@ -34,6 +31,7 @@ from ftjax.objectives.class_teachers import (
     with_projection,
 )
 from ftjax.objectives.fields import metric_field
+from ftjax.objectives.predicted_classes import details_of, lines_of, marks_of, predicted_classes
 from ftjax.objectives.teachers import Teacher
 from ftjax.objectives.texts import TextObjective
 
@@ -151,13 +149,8 @@ class Classification(TextObjective):
         return label_intervals(self.labels["test"], predictions, len(self.classes))
 
     def details(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Scores of each class, and the confusion matrix, rows by class."""
-        labels, predictions = self.labels["test"], outputs["test"].argmax(-1)
-        return {
-            "classes": self.classes,
-            "per_class": per_class_report(labels, predictions, self.classes),
-            "confusion_matrix": confusion_counts(labels, predictions, len(self.classes)),
-        }
+        """Scores of each class, and the confusion matrix."""
+        return details_of(self.labels["test"], outputs["test"], self.classes)
 
     def baselines(self, features: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
         """Majority, TF-IDF with logistic regression, the frozen network with a linear head."""
@@ -184,20 +177,15 @@ class Classification(TextObjective):
 
     def predictions(self, outputs: np.ndarray, examples: Examples) -> list[dict[str, Any]]:
         """`label`, and `probabilities` by class, the likeliest first."""
-        rows = []
-        for probabilities in softmax(outputs.astype(np.float64), axis=-1):
-            order = np.argsort(-probabilities)
-            scores = {self.classes[i]: round(float(probabilities[i]), 4) for i in order}
-            rows.append({"label": self.classes[order[0]], "probabilities": scores})
-        return rows
+        return predicted_classes(outputs, self.classes)
 
     def describe_prediction(self, prediction: Mapping[str, Any]) -> list[str]:
         """The probabilities."""
-        return [f"{share:6.1%}  {name}" for name, share in prediction["probabilities"].items()]
+        return lines_of(prediction)
 
     def marks(self, prediction: Mapping[str, Any]) -> dict[str, float]:
         """The one."""
-        return {prediction["label"]: prediction["probabilities"][prediction["label"]]}
+        return marks_of(prediction)
 
     def _check_metric(self, labels: np.ndarray, split: str) -> None:
         metric, present = self.config.evaluation.metric, len(np.unique(labels))

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import softmax
 
 from ftjax.data.examples import Examples
 from ftjax.data.images import ImageExamples, Processor, load_processor, pixels_of
@@ -19,10 +18,8 @@ from ftjax.evaluation.intervals import Interval, interval_of_mean
 from ftjax.evaluation.metrics import (
     CLASS_METRICS,
     classification_metrics,
-    confusion_counts,
     label_intervals,
     label_metrics,
-    per_class_report,
     top_k_hits,
 )
 from ftjax.fields import Field, Fields, Settings
@@ -33,6 +30,7 @@ from ftjax.models.image_classifier import ImageClassifier
 from ftjax.models.layers import Network
 from ftjax.objectives.base import LossSums, Objective, Say
 from ftjax.objectives.fields import metric_field
+from ftjax.objectives.predicted_classes import details_of, lines_of, marks_of, predicted_classes
 from ftjax.pretrained.checkpoint import Checkpoint, read_config
 from ftjax.pretrained.new_head import HeadedCheckpoint, with_classes
 from ftjax.randomness import run_key
@@ -269,13 +267,8 @@ class ImageClassification(Objective):
         }
 
     def details(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Scores of each class, and the confusion matrix, rows by class."""
-        labels, predictions = self.labels["test"], outputs["test"].argmax(-1)
-        return {
-            "classes": self.classes,
-            "per_class": per_class_report(labels, predictions, self.classes),
-            "confusion_matrix": confusion_counts(labels, predictions, len(self.classes)),
-        }
+        """Scores of each class, and the confusion matrix."""
+        return details_of(self.labels["test"], outputs["test"], self.classes)
 
     def with_rows(self, rows: Mapping[str, np.ndarray]):
         """The same with some of its examples only."""
@@ -326,17 +319,12 @@ class ImageClassification(Objective):
 
     def predictions(self, outputs: np.ndarray, examples: Examples) -> list[dict[str, Any]]:
         """`label`, and `probabilities` by class, the likeliest first."""
-        rows = []
-        for probabilities in softmax(outputs.astype(np.float64), axis=-1):
-            order = np.argsort(-probabilities)
-            scores = {self.classes[i]: round(float(probabilities[i]), 4) for i in order}
-            rows.append({"label": self.classes[order[0]], "probabilities": scores})
-        return rows
+        return predicted_classes(outputs, self.classes)
 
     def describe_prediction(self, prediction: Mapping[str, Any]) -> list[str]:
         """The probabilities."""
-        return [f"{share:6.1%}  {name}" for name, share in prediction["probabilities"].items()]
+        return lines_of(prediction)
 
     def marks(self, prediction: Mapping[str, Any]) -> dict[str, float]:
         """The one."""
-        return {prediction["label"]: prediction["probabilities"][prediction["label"]]}
+        return marks_of(prediction)

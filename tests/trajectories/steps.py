@@ -25,7 +25,7 @@ SLOWER = {"optimizer.learning_rate": 3e-3}
 OWN_FIELDS = dict.fromkeys(("seq2seq", "setfit", "grpo", "image_classification"), SLOWER)
 # Set where they are read: a head that transformers has, too, and all rows of a table.
 WHERE_READ = {"model.head": "published", "tuning.embedding_rows": "all"}
-PLACES = ("model.reference", "data.source")
+PLACES = ("model.reference", "data.source", "data.catalogue", "objective.reward_funcs")
 
 
 class Track(NamedTuple):

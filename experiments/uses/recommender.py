@@ -5,20 +5,20 @@
     python scripts/recommend.py --run=runs/recommender/global_time/seed-0 --likes="Fargo"
 
 MovieLens 100K, ratings of 4 and 5, divided at two moments: what was liked until then is learned,
-what 76 people with a history liked later is tested, all 1,682 films ranked. What it printed (seed 0;
-AMD EPYC, 2 cores beside test suites, jax 0.10.2, 2026-11-27; 42 minutes):
+what 76 people with a history liked later is tested, all 1,682 films ranked. What it printed (seed
+0; AMD EPYC, 2 cores beside test suites, jax 0.10.2, 2026-11-27; 42 minutes):
 
-                                 recall@10 [95 %]        nDCG@10 [95 %]          new films, recall@10
+                                 recall@10 [95 %]        nDCG@10 [95 %]          new films' recall
     popularity                   0.061                   0.123                   0.033
     ItemKNN                      0.063                   0.156                   0.033
     EASE                         0.070                   0.154                   0.033
     before (popularity, titles)  0.034 [0.021, 0.050]    0.106 [0.063, 0.154]    0.016
     after                        0.081 [0.045, 0.127]    0.121 [0.079, 0.166]    0.016
 
-Titles alone order films about as popularity does, and in nDCG worse than EASE, which knows films by
-number: -0.034 [-0.069, 0.001], p = 0.08 in a paired t-test over users. The lead in recall, 0.012, is
-none (p = 0.61). With 76 users and one seed nothing smaller could be told. Of new films, which only a
-text can know, too few are liked here (47 likes) to say anything.
+Titles alone order films about as popularity does, and in nDCG worse than EASE, which knows films
+by number: -0.034 [-0.069, 0.001], p = 0.08 in a paired t-test over users. The lead in recall,
+0.012, is none (p = 0.61). With 76 users and one seed nothing smaller could be told. Of new films,
+which only a text can know, too few are liked here (47 likes) to say anything.
 """
 
 from typing import Literal

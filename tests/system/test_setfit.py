@@ -4,6 +4,8 @@ import json
 import random
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -13,6 +15,7 @@ from stopped import whole_and_continued
 from tiny import TINY, WORDS, quiet, write_splits
 
 from ftjax.config import base_config, override, validate
+from ftjax.losses.forward import forward
 from ftjax.objectives.setfit import SetFit
 from ftjax.pretrained.classifier import load_classifier
 from ftjax.training.build import build
@@ -103,13 +106,32 @@ def test_stopped_and_started_again_is_the_same_run(config_of, tmp_path, monkeypa
         evaluation__every=2,
         tuning__method="lora",
         averaging__method="ema",
-        averaging__wise_ft_alphas=(0.5, 1.0),
+        averaging__wise_ft_alphas=(0.0, 1.0),
         penalties__kl_to_base=0.1,
     )
     whole, _ = whole_and_continued(config, tmp_path, monkeypatch, batch=4, step=2)
-    between, tuned = (row["metrics"] for row in whole.wise_ft)
+    start, tuned = (row["metrics"] for row in whole.wise_ft)
     assert tuned["test/accuracy"] == whole.metrics["test/accuracy"]
-    assert between["test/loss"] != tuned["test/loss"]
+    # Each network on the way has its own head.
+    assert start["test/accuracy"] == whole.metrics["test/frozen_linear_head/accuracy"]
+
+
+def test_rows_that_fill_up_reach_no_gradient(config_of):
+    parts = build(config_of())
+
+    def loss(outputs):
+        batch = {"weights": jnp.array([1.0, 1.0, 0.0]), "labels": jnp.array([1.0, 0.0, jnp.nan])}
+        passed = forward(lambda *_: lambda *_, **__: outputs, {}, {}, batch, None)
+        total, weight, _ = parts.objective.loss(passed)
+        return total / weight
+
+    outputs = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 4))).at[2].set(jnp.nan)
+    value, gradient = jax.value_and_grad(loss)(outputs)
+    first, second = np.asarray(outputs[:2]).swapaxes(0, 1)
+    cosines = (first * second).sum(-1)
+    cosines /= np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    assert float(value) == pytest.approx(((cosines - [1, 0]) ** 2).mean(), rel=1e-5)
+    assert np.isfinite(gradient).all() and not np.asarray(gradient[2]).any()
 
 
 def test_over_several_devices_by_pmap(config_of, tmp_path):

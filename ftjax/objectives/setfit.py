@@ -142,4 +142,4 @@ class SetFit(Classification):
     def of_frozen_network(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """By the head that is solved here."""
         kernel, bias = solve_head(features["train"], self.labels["train"])
-        return (features["test"] @ kernel + bias).argmax(-1)
+        return (features["test"].astype(np.float32) @ kernel + bias).argmax(-1)

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from stopped import whole_and_continued
 from tiny import TINY, WORDS, quiet, write_splits
 
 from ftjax.config import base_config, override, validate
+from ftjax.evaluation.solved_head import solve_head
 from ftjax.losses.forward import forward
 from ftjax.objectives.setfit import SetFit
 from ftjax.pretrained.classifier import load_classifier
@@ -105,6 +106,7 @@ def test_stopped_and_started_again_is_the_same_run(config_of, tmp_path, monkeypa
         objective__sampling="undersampling",
         evaluation__every=2,
         tuning__method="lora",
+        optimizer__learning_rate=0.1,
         averaging__method="ema",
         averaging__wise_ft_alphas=(0.0, 1.0),
         penalties__kl_to_base=0.1,
@@ -112,8 +114,31 @@ def test_stopped_and_started_again_is_the_same_run(config_of, tmp_path, monkeypa
     whole, _ = whole_and_continued(config, tmp_path, monkeypatch, batch=4, step=2)
     start, tuned = (row["metrics"] for row in whole.wise_ft)
     assert tuned["test/accuracy"] == whole.metrics["test/accuracy"]
-    # Each network on the way has its own head.
-    assert start["test/accuracy"] == whole.metrics["test/frozen_linear_head/accuracy"]
+    # Each network on the way has its own head; the first of them is the one before tuning.
+    parts = build(config)
+    network, objective = parts.rebuild(parts.trainable, parts.frozen), parts.objective
+    features = {
+        split: network.features(objective.examples[split].batch(np.arange(n), rows=n, length=16))
+        for split, n in (("train", 9), ("test", 41))
+    }
+    kernel, bias = solve_head(np.asarray(features["train"]), objective.labels["train"])
+    chances = log_softmax(np.asarray(features["test"]) @ kernel + bias, axis=-1)
+    loss = -chances[np.arange(41), objective.labels["test"]].mean()
+    assert start["test/loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model__pooling": "last", "model__dtype": "bfloat16", "model__param_dtype": "bfloat16"},
+        {"model__pooling": "first", "objective__sampling": "unique", "penalties__r_drop": 0.1},
+    ],
+)
+def test_other_ways(config_of, tmp_path, fields):
+    metrics = run(config_of(training__max_steps=2, **fields), tmp_path / "run").metrics
+    assert 0 <= metrics["test/accuracy"] <= 1
+    (found,) = Predictor(tmp_path / "run")([{"text": "word1 word2"}])
+    assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-3)
 
 
 def test_rows_that_fill_up_reach_no_gradient(config_of):

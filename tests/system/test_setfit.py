@@ -196,6 +196,10 @@ def test_a_class_of_one_text_is_said(config_of, tmp_path):
         ({"tuning__method": "prompt", "tuning__virtual_tokens": 2}, "here a row has several texts"),
         ({"data__train_limit": 5}, r"config.data.shots = 6 and config.data.train_limit = 5 both"),
         ({"objective__sampling": "some"}, "objective.sampling is 'some'"),
+        (
+            {"objective__sampling": "unique", "objective__num_iterations": 2},
+            "objective.sampling is not read with objective.num_iterations = 2; leave it out",
+        ),
         ({"objective__label_smoothing": 0.1}, "label_smoothing is read only with objective.name"),
         ({"evaluation__metric": "f1"}, "and there are 3; choose 'macro_f1'"),
         ({"data__shots": None, "data__train_split": "many"}, "texts make .* pairs, of which"),

@@ -17,8 +17,8 @@ from ftjax.config import base_config
 
 SOURCES = {"intents": "tfds://banking77", "products": "tfds://vader/products_polar"}
 # Pairs of each kind for each text, and epochs of full tuning: few texts are seen more often.
-PAIRS = {"intents": {8: 4, 16: 2}, "products": {8: 40, 16: 20}}
-EPOCHS = {"intents": {8: 12, 16: 6}, "products": {8: 40, 16: 30}}
+PAIRS = {"intents": {8: 3, 16: 2}, "products": {8: 40, 16: 20}}
+EPOCHS = {"intents": {8: 8, 16: 4}, "products": {8: 40, 16: 30}}
 BATCH = {"intents": 32, "products": 16}
 
 

@@ -375,12 +375,13 @@ def unread_field(name: str, values: Mapping[str, Any]) -> str:
     """The sentence for a field that is not read with the choices in `values`."""
     if problem := unknown_field(name):
         return problem
+    for other, field in read_fields(FIELDS, values).items():
+        value = values.get(other, field.default)
+        if field.brought(value).get(name, field) is None:
+            return f"config.{name} is not read with {other} = {value!r}; leave it out."
     readers: dict[str, list[str]] = {}
     for reader, value in all_fields(FIELDS)[name]:
         readers.setdefault(reader, []).append(value)
-    if not readers:
-        method = values["tuning.method"]
-        return f"config.{name} is not read with tuning.method = {method!r}; leave it out."
     told = " or ".join(f"{reader} = {', '.join(found)}" for reader, found in readers.items())
     now = ", ".join(f"{r} is {values[r]!r}" for r in readers if r in values)
     sentence = f"config.{name} is read only with {told}" + (f"; here {now}." if now else ".")

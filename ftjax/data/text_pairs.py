@@ -10,6 +10,7 @@ from ftjax.data.text_groups import rows_of_texts
 
 SAMPLINGS = ("oversampling", "undersampling", "unique")
 MOST_PAIRS = 2**22
+"""Of all that there are, or of an epoch: more are no few texts, and take seconds to draw."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class TextPairs:
 
 
 def pair_counts(
-    classes: Sequence[int], sampling: str, num_iterations: int | None
+    classes: Sequence[int], sampling: str | None, num_iterations: int | None
 ) -> tuple[int, int]:
     """How many pairs of one class, and how many of two, an epoch has.
 
@@ -67,7 +68,7 @@ def pair_counts(
         classes: how many texts each class has.
         sampling: "unique" has all pairs once; "oversampling" repeats those of the kind that is
             rarer, until there are as many as of the other; "undersampling" leaves out of the other.
-        num_iterations: if given, so many pairs of each kind for each text, whatever the sampling.
+        num_iterations: in its place, so many pairs of each kind for each text.
     """
     texts = sum(classes)
     alike = sum(count * (count - 1) // 2 for count in classes)
@@ -81,7 +82,7 @@ def pair_counts(
 
 
 def draw_pairs(
-    labels: np.ndarray, sampling: str, num_iterations: int | None, seed: int, epoch: int
+    labels: np.ndarray, sampling: str | None, num_iterations: int | None, seed: int, epoch: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of texts of an epoch, always the same for the same seed and epoch.
 

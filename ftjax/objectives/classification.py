@@ -164,16 +164,21 @@ class Classification(TextObjective):
                 (self.texts["validation"], validation),
                 self.texts["test"],
             ),
-            "frozen_linear_head": baselines.linear_head(
-                (features["train"], train),
-                (features["validation"], validation),
-                features["test"],
-            ),
+            "frozen_linear_head": self.of_frozen_network(features),
         }
         return {
             name: label_metrics(test, found, len(self.classes), self._positive)
             for name, found in predictions.items()
         }
+
+    def of_frozen_network(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Classes of the test texts by a linear head on the network as it was, int [examples].
+
+        Args:
+            features: split -> [examples, hidden].
+        """
+        train, validation = ((features[n], self.labels[n]) for n in ("train", "validation"))
+        return baselines.linear_head(train, validation, features["test"])
 
     def predictions(self, outputs: np.ndarray, examples: Examples) -> list[dict[str, Any]]:
         """`label`, and `probabilities` by class, the likeliest first."""

@@ -128,6 +128,13 @@ class Embedding(Objective):
                 f"config.objective.mini_batch_size = {part} does not divide config.data.batch_size "
                 f"= {rows}; the batch is embedded in equal parts."
             )
+        whole = [n for n in ("r_drop", "feature_distillation") if config.penalties.get(n, 0.0) > 0]
+        if part is not None and whole:
+            return (
+                f"config.penalties.{whole[0]} holds the activations of the whole batch, which "
+                f"config.objective.mini_batch_size = {part} is there to avoid; leave one of them "
+                "out."
+            )
         if any(width < 1 for width in config.objective.matryoshka_dims):
             return "config.objective.matryoshka_dims must be numbers of at least 1."
         return None

@@ -13,7 +13,7 @@ from ftjax.data.sources import Records
 from ftjax.data.sources.records import BadDataError
 from ftjax.data.text_pairs import MOST_PAIRS, SAMPLINGS, TextPairs, draw_pairs, pair_counts
 from ftjax.evaluation.measurement import Measurement
-from ftjax.evaluation.metrics import CLASS_METRICS, label_metrics
+from ftjax.evaluation.metrics import CLASS_METRICS
 from ftjax.evaluation.solved_head import solve_head
 from ftjax.fields import Field, Fields
 from ftjax.losses import contrastive
@@ -51,9 +51,10 @@ class SetFit(Classification):
         ),
         "objective.num_iterations": Field(
             None,
-            "So many pairs of one class and of two for each text, whatever the sampling.",
+            "In the place of sampling: so many pairs of one class, and of two, for each text.",
             optional=int,
             minimum=1,
+            if_set={"objective.sampling": None},
         ),
         **metric_field(CLASS_METRICS, "accuracy"),
     }
@@ -82,8 +83,7 @@ class SetFit(Classification):
                 f"train: {some_names(alone)} {'have' if len(alone) > 1 else 'has'} a single text, "
                 "so that no pair of one class is made of it: it is learned only how it differs."
             )
-        settings = self.config.objective
-        pairs = sum(pair_counts(counts.tolist(), settings.sampling, settings.num_iterations))
+        pairs = sum(pair_counts(counts.tolist(), *self._how_many))
         every = sum(pair_counts(counts.tolist(), "unique", None))
         if max(pairs, every) > MOST_PAIRS:
             raise BadDataError(
@@ -93,12 +93,17 @@ class SetFit(Classification):
             )
         self.notes.append(f"train: {pairs:,} pairs of texts in an epoch")
 
+    @property
+    def _how_many(self) -> tuple[str | None, int | None]:
+        """Sampling, or what stands in its place; see `pair_counts`."""
+        return self.config.objective.get("sampling"), self.config.objective.num_iterations
+
     def epoch_examples(self, epoch: int) -> TextPairs:
         """Pairs, drawn for the run's seed and the epoch."""
-        settings, texts = self.config.objective, self.examples["train"]
+        texts, seed = self.examples["train"], self.config.seed
         assert isinstance(texts, TextExamples)
-        how = settings.sampling, settings.num_iterations
-        return TextPairs(texts, *draw_pairs(self.labels["train"], *how, self.config.seed, epoch))
+        drawn = draw_pairs(self.labels["train"], *self._how_many, seed, epoch)
+        return TextPairs(texts, *drawn)
 
     def network(self, backbone: Network) -> PairClassifier:
         """A linear layer over one vector per text.
@@ -140,13 +145,7 @@ class SetFit(Classification):
 
         return Measurement({"train": self.examples["train"]}, self.features, head_of)
 
-    def baselines(self, features: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-        """As of `Classification`, but that the frozen network has the head that is solved here."""
-        found = super().baselines(dict(features))
-        if found:
-            kernel, bias = solve_head(features["train"], self.labels["train"])
-            predictions = (features["test"] @ kernel + bias).argmax(-1)
-            found["frozen_linear_head"] = label_metrics(
-                self.labels["test"], predictions, len(self.classes), self._positive
-            )
-        return found
+    def of_frozen_network(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """By the head that is solved here."""
+        kernel, bias = solve_head(features["train"], self.labels["train"])
+        return (features["test"].astype(np.float32) @ kernel + bias).argmax(-1)

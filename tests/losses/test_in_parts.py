@@ -113,6 +113,8 @@ def test_parts_need_the_memory_of_a_part(config_of):
     assert planned(PART) < planned(None) / 3
 
 
-def test_rows_divide(config_of):
+def test_what_has_no_equal_parts_is_refused(config_of):
     with pytest.raises(ValueError, match=r"mini_batch_size = 5 does not divide .*batch_size = 32"):
         validate(config_of(objective__mini_batch_size=5))
+    with pytest.raises(ValueError, match=r"penalties\.r_drop holds .* the whole batch"):
+        validate(config_of(objective__mini_batch_size=4, penalties__r_drop=1.0))

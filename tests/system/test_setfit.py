@@ -4,15 +4,19 @@ import json
 import random
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from stopped import whole_and_continued
 from tiny import TINY, WORDS, quiet, write_splits
 
 from ftjax.config import base_config, override, validate
+from ftjax.evaluation.solved_head import solve_head
+from ftjax.losses.forward import forward
 from ftjax.objectives.setfit import SetFit
 from ftjax.pretrained.classifier import load_classifier
 from ftjax.training.build import build
@@ -102,14 +106,57 @@ def test_stopped_and_started_again_is_the_same_run(config_of, tmp_path, monkeypa
         objective__sampling="undersampling",
         evaluation__every=2,
         tuning__method="lora",
+        optimizer__learning_rate=0.1,
         averaging__method="ema",
-        averaging__wise_ft_alphas=(0.5, 1.0),
+        averaging__wise_ft_alphas=(0.0, 1.0),
         penalties__kl_to_base=0.1,
     )
     whole, _ = whole_and_continued(config, tmp_path, monkeypatch, batch=4, step=2)
-    between, tuned = (row["metrics"] for row in whole.wise_ft)
+    start, tuned = (row["metrics"] for row in whole.wise_ft)
     assert tuned["test/accuracy"] == whole.metrics["test/accuracy"]
-    assert between["test/loss"] != tuned["test/loss"]
+    # Each network on the way has its own head; the first of them is the one before tuning.
+    parts = build(config)
+    network, objective = parts.rebuild(parts.trainable, parts.frozen), parts.objective
+    features = {
+        split: network.features(objective.examples[split].batch(np.arange(n), rows=n, length=16))
+        for split, n in (("train", 9), ("test", 41))
+    }
+    kernel, bias = solve_head(np.asarray(features["train"]), objective.labels["train"])
+    chances = log_softmax(np.asarray(features["test"]) @ kernel + bias, axis=-1)
+    loss = -chances[np.arange(41), objective.labels["test"]].mean()
+    assert start["test/loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model__pooling": "last", "model__dtype": "bfloat16", "model__param_dtype": "bfloat16"},
+        {"model__pooling": "first", "objective__sampling": "unique", "penalties__r_drop": 0.1},
+    ],
+)
+def test_other_ways(config_of, tmp_path, fields):
+    metrics = run(config_of(training__max_steps=2, **fields), tmp_path / "run").metrics
+    assert 0 <= metrics["test/accuracy"] <= 1
+    (found,) = Predictor(tmp_path / "run")([{"text": "word1 word2"}])
+    assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_rows_that_fill_up_reach_no_gradient(config_of):
+    parts = build(config_of())
+
+    def loss(outputs):
+        batch = {"weights": jnp.array([1.0, 1.0, 0.0]), "labels": jnp.array([1.0, 0.0, jnp.nan])}
+        passed = forward(lambda *_: lambda *_, **__: outputs, {}, {}, batch, None)
+        total, weight, _ = parts.objective.loss(passed)
+        return total / weight
+
+    outputs = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 4))).at[2].set(jnp.nan)
+    value, gradient = jax.value_and_grad(loss)(outputs)
+    first, second = np.asarray(outputs[:2]).swapaxes(0, 1)
+    cosines = (first * second).sum(-1)
+    cosines /= np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    assert float(value) == pytest.approx(((cosines - [1, 0]) ** 2).mean(), rel=1e-5)
+    assert np.isfinite(gradient).all() and not np.asarray(gradient[2]).any()
 
 
 def test_over_several_devices_by_pmap(config_of, tmp_path):
@@ -149,6 +196,10 @@ def test_a_class_of_one_text_is_said(config_of, tmp_path):
         ({"tuning__method": "prompt", "tuning__virtual_tokens": 2}, "here a row has several texts"),
         ({"data__train_limit": 5}, r"config.data.shots = 6 and config.data.train_limit = 5 both"),
         ({"objective__sampling": "some"}, "objective.sampling is 'some'"),
+        (
+            {"objective__sampling": "unique", "objective__num_iterations": 2},
+            "objective.sampling is not read with objective.num_iterations = 2; leave it out",
+        ),
         ({"objective__label_smoothing": 0.1}, "label_smoothing is read only with objective.name"),
         ({"evaluation__metric": "f1"}, "and there are 3; choose 'macro_f1'"),
         ({"data__shots": None, "data__train_split": "many"}, "texts make .* pairs, of which"),

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from ftjax.data.examples import Examples
-from ftjax.evaluation.measurement import Measurement
 from ftjax.evaluation.ranking import recommended
 from ftjax.objectives.recommendation import Recommendation
-from ftjax.training.measure import Measure
-from ftjax.training.parallel import make_parallel
 from ftjax.use.finished import load_finished_run
+from ftjax.use.outputs import Outputs
 
 
 class Recommender:
@@ -45,11 +42,7 @@ class Recommender:
         self._objective = finished.objective
         self.texts = [item["text"] for item in self._objective.facts["items"]]
         self.ids = [item["id"] for item in self._objective.facts["items"]]
-        parallel = make_parallel(finished.config.training)
-        graphdef, state = nnx.split(finished.network)
-        self._state = parallel.place(state)
-        size = finished.config.evaluation.batch_size
-        self._measure = Measure(parallel, lambda s, _: nnx.merge(graphdef, s), {}, size)
+        self._outputs = Outputs(finished)
         self._items = self._vectors(self._objective.catalogue_examples())
 
     def for_user(self, user: str, count: int) -> list[dict[str, Any]]:
@@ -111,6 +104,4 @@ class Recommender:
 
     def _vectors(self, examples: Examples) -> np.ndarray:
         """Of texts, float32 [rows, hidden]."""
-        outputs = self._objective.outputs
-        measurement = Measurement({"rows": examples}, outputs, lambda found: found["rows"])
-        return self._measure(measurement, self._state)
+        return self._outputs(examples, self._objective.outputs)

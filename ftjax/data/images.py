@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import AutoImageProcessor
 
 from ftjax.data.examples import Batch
 from ftjax.data.sources import Records
@@ -57,6 +56,9 @@ def load_processor(folder: Path, file: str | None, side: int | None) -> Processo
         FileNotFoundError: there is none.
         ValueError: transformers cannot read it.
     """
+    # Not above: it takes a second that those who see no images need not wait for.
+    from transformers import AutoImageProcessor
+
     path = folder / FILE if file is None else Path(file)
     if not path.is_file():
         raise FileNotFoundError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 from flax import nnx
 from rich.text import Text
 
-from ftjax.config import Config, flatten
+from ftjax.config import Config
 from ftjax.data.batching import BatchPlan
 from ftjax.data.examples import Examples, plan
 from ftjax.data.sources import load_records
@@ -20,6 +21,7 @@ from ftjax.locate import sha256_of_folder
 from ftjax.models.layers import Compute, Network
 from ftjax.objectives import OBJECTIVES, Objective
 from ftjax.objectives.base import SPLITS
+from ftjax.objectives.teachers import teacher_folder
 from ftjax.pretrained.checkpoint_folder import checkpoint_folder
 from ftjax.pretrained.load import load_model, random_model
 from ftjax.randomness import run_key
@@ -135,7 +137,7 @@ def build(config: Config, say: Callable[[str | Text], None] = lambda sentence: N
         rebuild=rebuild,
         trainable=trainable,
         frozen=parallel.place(frozen),
-        weights=_weights(config),
+        weights=_weights(config, folder),
         training_tokens=tokens,
     )
 
@@ -171,12 +173,12 @@ def load_network(
     return objective.network(backbone)
 
 
-def _weights(config: Config) -> dict[str, str]:
-    """SHA-256 of the pretrained weights, and of a teacher's, by reference."""
-    fields = ("model.reference", "teacher.reference")
-    values = flatten(config)
-    used = [values[name] for name in fields if values.get(name) is not None]
-    return {reference: sha256_of_folder(checkpoint_folder(reference)) for reference in used}
+def _weights(config: Config, folder: Path) -> dict[str, str]:
+    """SHA-256 of the pretrained weights in the folder, and of a teacher's, by reference."""
+    found = {config.model.reference: sha256_of_folder(folder)}
+    if (of_teacher := teacher_folder(config)) is not None:
+        found[config.teacher.reference] = sha256_of_folder(of_teacher)
+    return found
 
 
 def _general_text(config: Config, objective: Objective) -> Examples | None:

@@ -58,12 +58,13 @@ class _Rollouts:
     def __call__(self, state: TrainState, done: int, batch: Batch) -> Batch:
         """The batch of the next step, made anew where the last one has had all its updates."""
         updates = self._rollout.updates
-        if done % updates == 0 or self._progress.rollout is None:
-            batch = self._made(state, done, batch)
-            if updates > 1:
-                self._progress.rollout = {"batch": _as_json(batch)}
-            return batch
-        return _from_json(self._progress.rollout["batch"])
+        if done % updates > 0:
+            assert self._progress.rollout is not None
+            return _from_json(self._progress.rollout)
+        batch = self._made(state, done, batch)
+        if updates > 1:
+            self._progress.rollout = _as_json(batch)
+        return batch
 
     def _made(self, state: TrainState, done: int, batch: Batch) -> Batch:
         batch = {name: np.repeat(a, self._rollout.copies, axis=0) for name, a in batch.items()}

@@ -11,7 +11,7 @@ import transformers
 
 from ftjax.data.examples import Batch, TextExamples
 from ftjax.data.text import TokenizedText, tokenize
-from ftjax.data.text_groups import rows_of_texts as rows_of_groups
+from ftjax.data.text_groups import rows_of_texts
 
 SEPARATOR = "; "
 NOTHING = -1
@@ -66,7 +66,7 @@ class HistoryRows:
         with their `log_shares` float32, and `weights` float32 [rows].
         """
         of_rows = [list(self._texts(index)) for index in indices]
-        batch = rows_of_groups(of_rows, rows, length, self.pad_token_id)
+        batch = rows_of_texts(of_rows, rows, length, self.pad_token_id)
         batch["example_ids"] = np.full(rows, -1, np.int32)
         batch["example_ids"][: len(indices)] = indices
         for name, values in {"known_ids": self.known, "target_ids": self.targets}.items():
@@ -146,10 +146,10 @@ def history_texts(
 ) -> TextExamples:
     """What each user liked, one text a row; arguments as of `history_rows`."""
     told = [history_text([texts[int(i)] for i in liked[-most:]]) for liked in users]
-    return rows_of_texts(told, tokenizer, max_length, _digest(fingerprint, users, []))
+    return texts_alone(told, tokenizer, max_length, _digest(fingerprint, users, []))
 
 
-def rows_of_texts(
+def texts_alone(
     texts: Sequence[str],
     tokenizer: transformers.PreTrainedTokenizerBase,
     max_length: int,

@@ -6,6 +6,7 @@ is no candidate. Where items score alike, each metric is its mean over all order
 method that says nothing would be scored by how the catalogue is sorted.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,11 +72,7 @@ def user_metrics(scores: Scores, audience: Audience) -> dict[str, np.ndarray]:
     NDCG and MAP are divided by the best that so many liked items allow within the depth, as RecBole
     does; MRR counts the first within it.
     """
-    found = [
-        _of_users(scores.of(part), _dense(audience.liked[part]), _dense(audience.known[part]))
-        for part in _parts(audience)
-    ]
-    return {name: np.concatenate([part[name] for part in found]) for name in USER_METRICS}
+    return _joined([_of_users(*part) for part in _parts(scores, audience)])
 
 
 def all_metrics(scores: Scores, audience: Audience, popularity: np.ndarray) -> dict[str, float]:
@@ -84,19 +81,25 @@ def all_metrics(scores: Scores, audience: Audience, popularity: np.ndarray) -> d
     Args:
         scores: of the audience.
         audience: who is recommended something.
-        popularity: int [items], how often each is liked in training.
+        popularity: float [items], how often each is liked in training.
     """
-    of_users = user_metrics(scores, audience)
-    shown = [
-        recommended(scores.of(part), _dense(audience.known[part])) for part in _parts(audience)
-    ]
-    means = {name: float(values.mean()) for name, values in of_users.items()}
+    found, shown = [], []
+    for values, liked, known in _parts(scores, audience):
+        found.append(_of_users(values, liked, known))
+        shown.append(recommended(values, known))
+    means = {name: float(values.mean()) for name, values in _joined(found).items()}
     return means | catalogue_metrics(np.concatenate(shown), popularity)
 
 
-def _parts(audience: Audience) -> list[slice]:
-    count = audience.liked.shape[0]
-    return [slice(at, at + USERS_AT_ONCE) for at in range(0, count, USERS_AT_ONCE)]
+def _parts(scores: Scores, audience: Audience) -> Iterator[tuple[np.ndarray, ...]]:
+    """Scores, what is liked and what is known, [users, items], of some users at a time."""
+    for start in range(0, audience.liked.shape[0], USERS_AT_ONCE):
+        part = slice(start, start + USERS_AT_ONCE)
+        yield scores.of(part), _dense(audience.liked[part]), _dense(audience.known[part])
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in USER_METRICS}
 
 
 def _dense(matrix: Any) -> np.ndarray:

@@ -87,10 +87,13 @@ def baseline_scores(
     if train.shape[1] > MOST_ITEMS:
         return scores, chosen
     for name, (method, grid) in GRIDS.items():
-        tried = [method(train, **settings) for settings in grid]
-        found = [choose(Scores(histories["validation"], weights)) for weights in tried]
-        best = int(np.argmax(found))
-        chosen[name], scores[name] = grid[best], Scores(histories["test"], tried[best])
+        best = -np.inf
+        # One at a time: items by items, each is as large as memory may be.
+        for settings in grid:
+            weights = method(train, **settings)
+            if (found := choose(Scores(histories["validation"], weights))) > best:
+                best, chosen[name] = found, settings
+                scores[name] = Scores(histories["test"], weights)
     return scores, chosen
 
 

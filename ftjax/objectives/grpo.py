@@ -116,6 +116,8 @@ class Grpo(ChatObjective):
         # Split -> of each example its prompt, as it came, and its columns.
         self._prompts: dict[str, list[Any]] = {}
         self._columns: dict[str, dict[str, list[Any]]] = {}
+        # Of the completions that were measured last, what functions said: they may take long.
+        self._last: tuple[bytes, np.ndarray] = (b"", np.zeros(0))
         # A finished run is used without them.
         self._functions: list[RewardFunction] = (
             reward_functions(config.objective.reward_funcs) if facts is None else []
@@ -296,6 +298,13 @@ class Grpo(ChatObjective):
         }
         return asked_of(self._functions, prompts, texts, columns)
 
+    def _of_split(self, split: str, outputs: np.ndarray) -> np.ndarray:
+        """What each function says of a completion of each prompt, [examples, functions]."""
+        asked = split.encode() + outputs.tobytes()
+        if self._last[0] != asked:
+            self._last = asked, self._worth(split, np.arange(len(outputs)), outputs)
+        return self._last[1]
+
     def _texts(self, tokens: np.ndarray) -> list[str]:
         rows = [[int(token) for token in row if token >= 0] for row in tokens]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
@@ -370,7 +379,7 @@ class Grpo(ChatObjective):
 
     def score(self, split: str, outputs: np.ndarray) -> dict[str, float]:
         """Rewards, and how long completions are."""
-        rewards = self._worth(split, np.arange(len(outputs)), outputs)
+        rewards = self._of_split(split, outputs)
         lengths = (outputs >= 0).sum(1)
         return {
             "reward": float(summed(rewards, self._weights).mean()),
@@ -384,15 +393,14 @@ class Grpo(ChatObjective):
 
     def intervals(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Interval]:
         """Over prompts."""
-        found = outputs["test"]
-        rewards = summed(self._worth("test", np.arange(len(found)), found), self._weights)
+        rewards = summed(self._of_split("test", outputs["test"]), self._weights)
         return {"reward": interval_of_mean(rewards)}
 
     def details(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Some of the test split's completions, with their rewards."""
-        found = outputs["test"][:SHOWN]
-        rewards = summed(self._worth("test", np.arange(len(found)), found), self._weights)
-        rows = zip(self._prompts["test"], self._texts(found), rewards, strict=False)
+        rewards = summed(self._of_split("test", outputs["test"]), self._weights)
+        texts = self._texts(outputs["test"][:SHOWN])
+        rows = zip(self._prompts["test"], texts, rewards, strict=False)
         return {
             "completions": [
                 {"prompt": prompt, "completion": text, "reward": float(reward)}

@@ -16,7 +16,7 @@ from ftjax.data.histories import (
     history_rows,
     history_text,
     history_texts,
-    rows_of_texts,
+    texts_alone,
 )
 from ftjax.data.interactions import (
     EVAL_ARGS,
@@ -121,6 +121,9 @@ class Recommendation(Objective):
         # What is liked in training, sparse [users, items], and the users of the other splits.
         self._train: Any = None
         self._audiences: dict[str, Audience] = {}
+        # Name -> scores for the test split, and chosen settings; shared by copies of this.
+        self._baselines: dict[str, Scores] = {}
+        self._settings: dict[str, dict] = {}
 
     @classmethod
     def problem(cls, config: Settings) -> str | None:
@@ -236,7 +239,7 @@ class Recommendation(Objective):
             before, after = until[number - 1 : number + 1]
             known = self._audience(split, before, after)
             self.examples[split] = history_texts(known, texts, tokenizer, **told)
-        self._catalogue = rows_of_texts(texts, tokenizer, data.item_max_length, fingerprint)
+        self._catalogue = texts_alone(texts, tokenizer, data.item_max_length, fingerprint)
         names = zip(found.user_names, until[-1], strict=True)
         self.facts["users"] = {name: liked.tolist() for name, liked in names}
 
@@ -288,9 +291,7 @@ class Recommendation(Objective):
 
     def _prior(self, items: Any) -> Any:
         """Where the scores of items begin, float32 of their numbers' shape."""
-        likes = np.asarray([item["likes"] for item in self.facts["items"]], np.float64)
-        if not self.config.objective.popularity:
-            likes = np.zeros(len(likes))
+        likes = self._popularity * self.config.objective.popularity
         # One more like of each, so that new items have a chance.
         logs = np.log((likes + 1) / (likes + 1).sum())
         return jnp.asarray(logs, jnp.float32)[items]
@@ -301,7 +302,7 @@ class Recommendation(Objective):
     @property
     def _popularity(self) -> np.ndarray:
         """How often each item is liked in training, float [items]."""
-        return np.asarray(self._train.sum(0)).ravel()
+        return np.asarray([item["likes"] for item in self.facts["items"]], np.float64)
 
     def read_split(self, split: str) -> Examples:
         """What `read` made."""
@@ -386,7 +387,7 @@ class Recommendation(Objective):
         how = list(self.config.data.shares) if args["split"] == "RS" else "valid_and_test"
         found: dict[str, Any] = {"eval_args": args | {"split": {args["split"]: how}}}
         if self.has_baselines:
-            scores, found["baseline_settings"] = self._baseline_scores()
+            scores, found["baseline_settings"] = self._baseline_scores(), self._settings
             mine = user_metrics(self._scores("test", outputs), self._audiences["test"])
             found["against"] = {
                 name: _compared(mine, user_metrics(theirs, self._audiences["test"]))
@@ -401,17 +402,22 @@ class Recommendation(Objective):
 
     def baselines(self, features: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
         """Popularity, ItemKNN and EASE, with settings that the validation split chose."""
-        scores, _ = self._baseline_scores()
+        scores = self._baseline_scores()
         return {name: self._ranked("test", found) for name, found in scores.items()}
 
-    def _baseline_scores(self) -> tuple[dict[str, Scores], dict[str, dict]]:
+    def _baseline_scores(self) -> dict[str, Scores]:
+        if self._baselines:
+            return self._baselines
         metric = self.config.evaluation.metric
 
         def choose(scores: Scores) -> float:
             return float(user_metrics(scores, self._audiences["validation"])[metric].mean())
 
         histories = {split: audience.known for split, audience in self._audiences.items()}
-        return baseline_scores(self._train, histories, choose)
+        scores, settings = baseline_scores(self._train, histories, choose)
+        self._baselines.update(scores)
+        self._settings.update(settings)
+        return self._baselines
 
     def retention(self) -> Retention:
         """A linear probe on unrelated text."""
@@ -438,12 +444,12 @@ class Recommendation(Objective):
             raise ValueError("This run learned to recommend; scripts/recommend.py uses it.")
         data = self.config.data
         texts = [history_text(record["liked"][-data.max_history :]) for record in records]
-        return rows_of_texts(texts, self.tokenizer, data.max_length, "")
+        return texts_alone(texts, self.tokenizer, data.max_length, "")
 
     def catalogue_examples(self) -> Examples:
         """The items of a finished run, one a row."""
         texts = [item["text"] for item in self.facts["items"]]
-        return rows_of_texts(texts, self.tokenizer, self.config.data.item_max_length, "")
+        return texts_alone(texts, self.tokenizer, self.config.data.item_max_length, "")
 
 
 def _compared(mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, Any]:
